@@ -200,10 +200,10 @@ impl Reservation {
             self.bytes += bytes;
             return Ok(());
         } else {
-            Error::Local {
-                what: format!("what {} says", who()),
-                why: "there is no room for it beside what is held already".into(),
-            }
+            Error::local(
+                format!("what {} says", who()),
+                "there is no room for it beside what is held already",
+            )
         };
         if self.budget.may_warn(Instant::now()) {
             tracing::warn!(member = ?self.member, "left out: {error}");

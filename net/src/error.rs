@@ -133,8 +133,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Creates the error for a connection to `who` that was not established, or broke.
+    pub fn unreachable(who: impl ToString, why: impl ToString) -> Self {
+        Self::Unreachable {
+            who: who.to_string(),
+            why: why.to_string(),
+        }
+    }
+
     /// Creates the error for this node's own failure to do `what`.
-    pub fn local(what: impl Into<String>, why: io::Error) -> Self {
+    pub fn local(what: impl Into<String>, why: impl ToString) -> Self {
         Self::Local {
             what: what.into(),
             why: why.to_string(),

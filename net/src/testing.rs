@@ -335,10 +335,7 @@ impl MemoryPeer {
                     });
                 }
                 Behaviour::Gone => {
-                    return Err(Error::Unreachable {
-                        who: self.who(),
-                        why: "gone".into(),
-                    });
+                    return Err(Error::unreachable(self.who(), "gone"));
                 }
                 Behaviour::Slow(delay) => begun + delay,
                 Behaviour::Frozen => deadline + Duration::from_secs(3600),
@@ -750,10 +747,7 @@ impl Peer for MemoryPeer {
             return Err(Error::Timeout { who: self.who() });
         }
         if let Behaviour::CutAfter(_) = behaviour {
-            return Err(Error::Unreachable {
-                who: self.who(),
-                why: "connection reset".into(),
-            });
+            return Err(Error::unreachable(self.who(), "connection reset"));
         }
         let files = self.files.lock();
         let answers = items.iter().map(|item| match files.get(&item.path) {
@@ -794,10 +788,7 @@ impl ByteStream for MemoryStream {
         let rest = &self.bytes[self.at..];
         match self.ending {
             Ending::Cut if rest.is_empty() => {
-                return Err(Error::Unreachable {
-                    who: self.who.clone(),
-                    why: "connection reset".into(),
-                });
+                return Err(Error::unreachable(&self.who, "connection reset"));
             }
             Ending::Stall if rest.is_empty() => {
                 std::thread::sleep(deadline.saturating_duration_since(Instant::now()));

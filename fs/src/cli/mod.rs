@@ -90,14 +90,10 @@ pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
 fn run(args: &[OsString], command: Command) -> Result<(), CommandFailure> {
     let secure = |password| secure("tinyp2p", args, password);
     match command {
-        Command::Serve(command) => {
-            commands::serve::run(secure(&command.join.password)?, command.join)
-        }
+        Command::Serve(join) => commands::serve::run(secure(&join.password)?, join),
         Command::Get(command) => get::run(secure(&command.find.password)?, command),
         Command::Search(command) => commands::search::run(secure(&command.find.password)?, command),
-        Command::Peers(command) => {
-            commands::peers::run(secure(&command.join.password)?, command.join)
-        }
+        Command::Peers(join) => commands::peers::run(secure(&join.password)?, join),
         Command::Status(command) => commands::status::run(&command),
         Command::Info(command) => commands::info::run(&command),
         Command::Unmount(command) => commands::unmount::run(&command.mountpoint),

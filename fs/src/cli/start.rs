@@ -13,8 +13,7 @@ use super::CommandFailure;
 use super::options::args::{FirstPeer, NetworkOptions, parse_name};
 use super::options::cache;
 use super::options::password::PasswordSource;
-use super::options::share;
-use super::options::share::{Private, resolved};
+use super::options::share::{self, Private, resolved};
 use super::output::say;
 
 /// Memory for all answers in a process that only asks. One answer may have 768 MiB of it. That is

@@ -108,19 +108,10 @@ impl NodeReport {
             let since = duration(directory.seconds);
             writeln!(out, "  trouble  {path}, since {since}: {problem}")?;
         }
-        writeln!(
-            out,
-            "  received {}{}",
-            size(status.received),
-            refused(status.refused)
-        )?;
-        let memory = &status.memory;
-        writeln!(
-            out,
-            "  memory   {} of {}",
-            size(memory.held),
-            size(memory.budget)
-        )?;
+        let (received, refused) = (size(status.received), refused(status.refused));
+        writeln!(out, "  received {received}{refused}")?;
+        let (held, budget) = (size(status.memory.held), size(status.memory.budget));
+        writeln!(out, "  memory   {held} of {budget}")?;
         let cache = &status.cache;
         if let Some(directory) = &cache.directory {
             let (held, limit) = (size(cache.held), size(cache.limit));
@@ -186,11 +177,8 @@ fn write_member(out: &mut String, member: &MemberStatus, width: usize) -> fmt::R
             1 => String::new(),
             times => format!(" ({times} times)"),
         };
-        writeln!(
-            out,
-            "      sent wrong bytes of {}{times}",
-            shown(&blame.path)
-        )?;
+        let path = shown(&blame.path);
+        writeln!(out, "      sent wrong bytes of {path}{times}")?;
     }
     let named: u64 = member.blamed.iter().map(|blame| blame.times).sum();
     match member.refused.saturating_sub(named) {

@@ -8,12 +8,13 @@
 
 mod names;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tinyp2p_net::budget::{Relieve, Reservation, Weigh};
+use tinyp2p_net::concurrency::expiring_map::ExpiringMap;
 use tinyp2p_net::concurrency::single_flight::SingleFlight;
 use tinyp2p_net::model::{Name, PeerId, RelPath, escaped};
 use tinyp2p_net::share::check_pattern;
@@ -49,8 +50,6 @@ pub struct SearchResult {
     pub files: Vec<Match>,
     /// True if every member has named everything.
     pub is_all: bool,
-    /// When it was made, nanoseconds since 1970.
-    pub made: i64,
     /// The bytes that it takes.
     held: Vec<Reservation>,
 }
@@ -83,28 +82,40 @@ pub struct Searches {
 #[derive(Default)]
 struct SearchMemory(Mutex<State>);
 
-impl Relieve for SearchMemory {
-    fn relieve(&self, member: PeerId) {
-        let is_its = |matches: &SearchResult| {
-            let largest = matches.held.iter().max_by_key(|held| held.bytes());
-            largest.is_some_and(|held| held.member() == member)
-        };
+impl SearchMemory {
+    /// Forgets the outcomes for which `is_over` holds.
+    fn forget(&self, is_over: impl Fn(&SearchResult) -> bool) {
         let mut state = self.0.lock();
-        let gone = state
-            .outcomes
-            .extract_if(|_, (_, matches)| is_its(matches))
-            .collect::<Vec<_>>();
+        let gone = state.outcomes.remove_all(|_, matches| is_over(matches));
         drop(state);
         drop(gone);
     }
 }
 
-#[derive(Default)]
+impl Relieve for SearchMemory {
+    fn relieve(&self, member: PeerId) {
+        self.forget(|matches| {
+            let largest = matches.held.iter().max_by_key(|held| held.bytes());
+            largest.is_some_and(|held| held.member() == member)
+        });
+    }
+}
+
 struct State {
-    outcomes: HashMap<Arc<str>, (Instant, Arc<SearchResult>)>,
+    outcomes: ExpiringMap<Arc<str>, Arc<SearchResult>>,
     /// Counts [`Searches::invalidate`], so that an answer under way at that time is not kept.
     invalidations: u64,
     troubles: VecDeque<NotedTrouble>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            outcomes: ExpiringMap::new(KEPT, MAX_BYTES),
+            invalidations: 0,
+            troubles: VecDeque::new(),
+        }
+    }
 }
 
 struct NotedTrouble {
@@ -149,9 +160,7 @@ impl Searches {
         if let Some(matches) = self.remembered(pattern) {
             return Ok(matches);
         }
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
+        let deadline = wait.deadline()?;
         loop {
             // A search that began before an invalidation answers nobody who comes after it.
             let begun = self.state.0.lock().invalidations;
@@ -177,21 +186,14 @@ impl Searches {
 
     fn remembered(&self, pattern: &Arc<str>) -> Option<Arc<SearchResult>> {
         let state = self.state.0.lock();
-        let (came, matches) = state.outcomes.get(pattern)?;
-        (came.elapsed() < KEPT).then(|| Arc::clone(matches))
+        state.outcomes.get(pattern, Instant::now()).cloned()
     }
 
     /// Invalidates the results that contain `path`: the next look asks the network.
     pub fn invalidate(&self, path: &RelPath) {
-        let mut state = self.state.0.lock();
-        state.invalidations += 1;
+        self.state.0.lock().invalidations += 1;
         let has_it = |matches: &SearchResult| matches.files.iter().any(|file| file.path == *path);
-        let gone = state
-            .outcomes
-            .extract_if(|_, (_, matches)| has_it(matches))
-            .collect::<Vec<_>>();
-        drop(state);
-        drop(gone);
+        self.state.forget(has_it);
     }
 
     /// Returns what went wrong recently, the last one first.
@@ -246,11 +248,8 @@ impl Searches {
             let its = held.bytes() as u128 * bytes as u128 / all.max(1) as u128;
             held.shrink_to(usize::try_from(its).unwrap_or(usize::MAX));
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let made = now.ok().and_then(|now| i64::try_from(now.as_nanos()).ok());
         Ok(Arc::new(SearchResult {
             is_all: fits && is_all && silent.is_empty(),
-            made: made.unwrap_or(0),
             files,
             held,
         }))
@@ -263,26 +262,12 @@ impl Searches {
         if state.invalidations != begun {
             return;
         }
-        let outcome = (now, Arc::clone(matches));
-        let mut gone: Vec<_> = state
+        // One outcome is kept whatever its size.
+        let weight = matches.bytes().min(MAX_BYTES);
+        let outcome = Arc::clone(matches);
+        let gone = state
             .outcomes
-            .insert(Arc::clone(pattern), outcome)
-            .into_iter()
-            .collect();
-        let is_old = |came: &Instant| now.saturating_duration_since(*came) >= KEPT;
-        let old = state.outcomes.extract_if(|_, (came, _)| is_old(came));
-        gone.extend(old.map(|(_, outcome)| outcome));
-        let held = |state: &State| -> usize {
-            let outcomes = state.outcomes.values();
-            outcomes.map(|(_, matches)| matches.bytes()).sum()
-        };
-        while held(&state) > MAX_BYTES && state.outcomes.len() > 1 {
-            let oldest = state.outcomes.iter().min_by_key(|(_, (came, _))| *came);
-            let Some(oldest) = oldest.map(|(pattern, _)| Arc::clone(pattern)) else {
-                break;
-            };
-            gone.extend(state.outcomes.remove(&oldest));
-        }
+            .insert(Arc::clone(pattern), outcome, weight, now);
         drop(state);
         drop(gone);
     }

@@ -15,8 +15,7 @@ use crate::network::MemberRef;
 use crate::view::RESERVED;
 use crate::view::distinct_names::{DistinctNames, MAX_MARK_BYTES};
 use crate::view::fair_share::share_fairly;
-use crate::view::merge;
-use crate::view::merge::Item;
+use crate::view::merge::{self, Item};
 
 /// Replaces the beginning of a path that is too long.
 const CUT: &str = "\u{2026}";

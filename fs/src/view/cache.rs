@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tinyp2p_net::budget::Weigh;
+use tinyp2p_net::concurrency::expiring_map::ExpiringMap;
 use tinyp2p_net::model::{Kind, Name, PeerId, RelPath};
 
 use super::directory::MergedDirectory;
@@ -51,11 +52,7 @@ pub struct ViewCache {
     pub(super) changes: ChangeLog,
     /// The members that watched the last answer. Most answers have the same ones and share this.
     pub(super) watched: Arc<[PeerId]>,
-    directories: BTreeMap<RelPath, Cached>,
-    /// When each directory arrived, in that order. May name directories that have
-    /// arrived again since.
-    arrivals: VecDeque<(Instant, RelPath)>,
-    bytes: usize,
+    directories: ExpiringMap<RelPath, Cached>,
     absent: BTreeMap<RelPath, NegativeEntry>,
     absences: VecDeque<(Instant, RelPath)>,
     absent_bytes: usize,
@@ -75,7 +72,6 @@ struct Cached {
     directory: Arc<MergedDirectory>,
     freshness: Freshness,
     known: DirectoryTotals,
-    weight: usize,
     /// Questions about single names of it since it stopped being fresh.
     questions: usize,
     doubts: Doubts,
@@ -100,9 +96,7 @@ impl ViewCache {
             max_bytes,
             changes: ChangeLog::default(),
             watched: Arc::new([]),
-            directories: BTreeMap::new(),
-            arrivals: VecDeque::new(),
-            bytes: 0,
+            directories: ExpiringMap::new(REMEMBERED, max_bytes),
             absent: BTreeMap::new(),
             absences: VecDeque::new(),
             absent_bytes: 0,
@@ -159,7 +153,7 @@ impl ViewCache {
 
     /// The last listing of `path`, which may no longer hold.
     pub fn last_directory(&self, path: &RelPath) -> Option<Arc<MergedDirectory>> {
-        let cached = self.directories.get(path)?;
+        let cached = self.directories.peek(path)?;
         Some(Arc::clone(&cached.directory))
     }
 
@@ -180,7 +174,7 @@ impl ViewCache {
     /// Counts one question about a single name of `path`. Returns true once a listing is cheaper
     /// than further questions, as when a program walks through a directory that it listed before.
     pub fn is_worth_listing(&mut self, path: &RelPath) -> bool {
-        let Some(cached) = self.directories.get_mut(path) else {
+        let Some(cached) = self.directories.peek_mut(path) else {
             return false;
         };
         cached.questions += 1;
@@ -201,36 +195,20 @@ impl ViewCache {
         freshness: Freshness,
     ) -> Vec<Arc<MergedDirectory>> {
         let now = freshness.came;
-        let mut gone: Vec<_> = self.remove(&path).into_iter().collect();
         let known = DirectoryTotals::of(&directory);
         let weight = directory.bytes() + 2 * path.weight() + OVERHEAD;
         self.known += known;
-        self.bytes += weight;
-        self.arrivals.push_back((now, path.clone()));
         let cached = Cached {
             directory,
             freshness,
             known,
-            weight,
             questions: 0,
             doubts: Doubts::default(),
         };
-        self.directories.insert(path, cached);
-        while let Some((came, path)) = self.arrivals.front() {
-            let is_last_answer = self
-                .directories
-                .get(path)
-                .is_some_and(|c| c.freshness.came == *came);
-            let is_old = now.saturating_duration_since(*came) >= REMEMBERED;
-            let is_too_much = self.bytes > self.max_bytes && self.directories.len() > 1;
-            if is_last_answer && !is_old && !is_too_much {
-                break;
-            }
-            if let (Some((_, path)), true) = (self.arrivals.pop_front(), is_last_answer) {
-                gone.extend(self.remove(&path));
-            }
-        }
-        gone
+        // One directory is kept whatever its size.
+        let weight = weight.min(self.max_bytes);
+        let gone = self.directories.insert(path, cached, weight, now);
+        gone.into_iter().map(|gone| self.uncount(gone)).collect()
     }
 
     /// Remembers that nobody has `path`.
@@ -286,12 +264,12 @@ impl ViewCache {
     /// Forgets the directories of which `member` has the largest part. Returns them, to be dropped
     /// without the lock.
     pub fn forget_those_of(&mut self, member: PeerId) -> Vec<Arc<MergedDirectory>> {
-        let mostly = |(path, cached): (&RelPath, &Cached)| {
-            let is_its = cached.directory.largest_part() == Some(member);
-            is_its.then(|| path.clone())
+        let mostly = |_: &RelPath, cached: &Cached| {
+            let largest = cached.directory.largest_part();
+            largest == Some(member)
         };
-        let paths: Vec<RelPath> = self.directories.iter().filter_map(mostly).collect();
-        paths.iter().filter_map(|path| self.remove(path)).collect()
+        let gone = self.directories.remove_all(mostly);
+        gone.into_iter().map(|gone| self.uncount(gone)).collect()
     }
 
     /// Sums over what is in memory.
@@ -301,7 +279,7 @@ impl ViewCache {
 
     /// Returns what is remembered of `path`, compared with all changes since.
     fn settled(&mut self, path: &RelPath) -> Option<&mut Cached> {
-        let cached = self.directories.get_mut(path)?;
+        let cached = self.directories.peek_mut(path)?;
         let since = cached.freshness.changes;
         if since == self.changes.count() {
             return Some(cached);
@@ -337,9 +315,12 @@ impl ViewCache {
 
     fn remove(&mut self, path: &RelPath) -> Option<Arc<MergedDirectory>> {
         let cached = self.directories.remove(path)?;
+        Some(self.uncount(cached))
+    }
+
+    fn uncount(&mut self, cached: Cached) -> Arc<MergedDirectory> {
         self.known -= cached.known;
-        self.bytes -= cached.weight;
-        Some(cached.directory)
+        cached.directory
     }
 
     fn remove_absent(&mut self, path: &RelPath) {

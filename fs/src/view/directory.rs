@@ -9,12 +9,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use tinyp2p_net::budget::{Held, Reservation, entry_of, heap, merging, text, unmerged};
-use tinyp2p_net::model::{Attributes, Entry, FileSize, Kind, Name, PeerId, RelPath, UnixTime};
+use tinyp2p_net::model::{Attributes, Entry, Name, PeerId, RelPath, UnixTime};
 use tinyp2p_net::protocol::wire::Listing;
 
 use super::NameLookup;
-use super::merge;
-use super::merge::{EntrySource, Item, Merged};
+use super::merge::{self, EntrySource, Item, Merged};
 use super::upcoming_files::ByNumber;
 use crate::errno::Error;
 use crate::network::MemberRef;
@@ -303,11 +302,7 @@ fn attributes(item: &Item) -> Option<Attributes> {
     Some(Attributes {
         kind: item.kind,
         mode: source.mode,
-        size: if item.kind == Kind::Directory {
-            FileSize::ZERO
-        } else {
-            item.size
-        },
+        size: item.size,
         mtime: item.mtime,
         version: source.version,
         root: item.root,

@@ -47,11 +47,7 @@ impl View {
     ) -> Result<QueryOutcome<Arc<MergedDirectory>>, Error> {
         let mut kept = self.still_there(kept, present);
         let parts = KeptParts::take(&mut kept);
-        let whom = Whom {
-            only: None,
-            known: kept.members.clone(),
-            is_found: !parts.is_empty(),
-        };
+        let whom = Whom::besides(kept.members.clone(), !parts.is_empty());
         let round = self.network.list(&whom, path, deadline);
         let freshness = freshness(&kept, begun, &round);
         let mut answers = CollectedReplies::sort(round.answers);
@@ -128,11 +124,7 @@ impl View {
                 .collect(),
             None => Vec::new(),
         };
-        let whom = Whom {
-            only: None,
-            known: kept.members.clone(),
-            is_found: !known.is_empty(),
-        };
+        let whom = Whom::besides(kept.members.clone(), !known.is_empty());
         let round = self.network.stat(&whom, path, deadline);
         let freshness = freshness(kept, begun, &round);
         let mut value = CollectedReplies::sort(round.answers);

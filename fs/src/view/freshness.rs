@@ -42,18 +42,6 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Returns the freshness of answers that nobody watches.
-    pub fn unwatched(came: Instant) -> Self {
-        Self {
-            asked: came,
-            came,
-            watched: Arc::new([]),
-            is_all_watched: false,
-            revision: 0,
-            changes: 0,
-        }
-    }
-
     /// Returns true while all the answers hold, unless a change ends them.
     pub fn holds(&self, present: Present) -> bool {
         let since = |then: Instant| present.now.saturating_duration_since(then);
@@ -70,6 +58,20 @@ impl Freshness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Freshness {
+        /// Returns the freshness of answers that nobody watches.
+        pub(crate) fn unwatched(came: Instant) -> Self {
+            Self {
+                asked: came,
+                came,
+                watched: Arc::new([]),
+                is_all_watched: false,
+                revision: 0,
+                changes: 0,
+            }
+        }
+    }
 
     #[test]
     fn unwatched_answer_holds_for_a_second() {

@@ -37,11 +37,6 @@ pub struct Item {
 }
 
 impl Item {
-    /// Returns what can be done with it: if one member can read it, everybody can.
-    pub fn mode(&self) -> Mode {
-        mode_of(&self.sources)
-    }
-
     /// The name at the members that have it.
     pub fn name_at_members(&self) -> &Name {
         self.original.as_ref().unwrap_or(&self.name)

@@ -166,11 +166,7 @@ impl Row {
             name: self.name,
             original: None,
             kind,
-            size: if kind == Kind::Directory {
-                FileSize::ZERO
-            } else {
-                size
-            },
+            size: shown_size(kind, size),
             mtime,
             root,
             sources: Arc::new([source]),
@@ -194,10 +190,7 @@ struct MergedContent {
 fn contents(rows: Vec<Row>) -> Vec<MergedContent> {
     let (unmeasured, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_unmeasured);
     if rows.is_empty() {
-        return vec![MergedContent {
-            holders: unmeasured,
-            root: None,
-        }];
+        return vec![MergedContent::rootless(unmeasured)];
     }
     let (directories, files): (Vec<_>, Vec<_>) = rows
         .into_iter()
@@ -205,13 +198,7 @@ fn contents(rows: Vec<Row>) -> Vec<MergedContent> {
     let mut contents = file_contents(files);
     contents.sort_by_cached_key(MergedContent::rank);
     if !directories.is_empty() {
-        contents.insert(
-            0,
-            MergedContent {
-                holders: directories,
-                root: None,
-            },
-        );
+        contents.insert(0, MergedContent::rootless(directories));
     }
     contents
 }
@@ -229,10 +216,7 @@ fn file_contents(files: Vec<Row>) -> Vec<MergedContent> {
                 .entry(ContentId { root, size })
                 .or_default()
                 .push(row),
-            None => contents.push(MergedContent {
-                holders: vec![row],
-                root: None,
-            }),
+            None => contents.push(MergedContent::rootless(vec![row])),
         }
     }
     contents.extend(rooted.into_iter().map(|(content, holders)| MergedContent {
@@ -240,15 +224,17 @@ fn file_contents(files: Vec<Row>) -> Vec<MergedContent> {
         root: Some(content.root),
     }));
     if !empty.is_empty() {
-        contents.push(MergedContent {
-            holders: empty,
-            root: None,
-        });
+        contents.push(MergedContent::rootless(empty));
     }
     contents
 }
 
 impl MergedContent {
+    fn rootless(holders: Vec<Row>) -> Self {
+        let root = None;
+        Self { holders, root }
+    }
+
     /// Rule 3: the smallest keeps the plain name.
     fn rank(&self) -> impl Ord + use<> {
         let is_readable = |row: &Row| row.attributes.mode != Mode::Unreadable;
@@ -287,15 +273,19 @@ impl MergedContent {
             name,
             original: None,
             kind,
-            size: if kind == Kind::Directory {
-                FileSize::ZERO
-            } else {
-                size
-            },
+            size: shown_size(kind, size),
             mtime,
             root,
             sources: sources.collect(),
         }
+    }
+}
+
+/// Returns the size to show: a directory has none, whatever its member says.
+fn shown_size(kind: Kind, size: FileSize) -> FileSize {
+    match kind {
+        Kind::Directory => FileSize::ZERO,
+        Kind::File => size,
     }
 }
 

@@ -74,6 +74,16 @@ pub enum Wait {
     Until(Instant),
 }
 
+impl Wait {
+    /// Returns until when to wait for the network.
+    pub(crate) fn deadline(self) -> Result<Instant, Error> {
+        match self {
+            Self::No => Err(Error::NeedsNetwork),
+            Self::Until(deadline) => Ok(deadline),
+        }
+    }
+}
+
 /// The maximum number of bytes of listings that the tree of a single member remembers: there may be
 /// many such trees.
 const MAX_MEMBER_BYTES: usize = 16 << 20;
@@ -141,9 +151,7 @@ impl View {
         if let Some(directory) = known {
             return Ok(directory);
         }
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
+        let deadline = wait.deadline()?;
         let ask = || self.list_anew(path, deadline);
         let outcome = self.flights.run(path, deadline, ask);
         outcome.unwrap_or(Err(Error::Late))
@@ -185,9 +193,7 @@ impl View {
         if cache.is_absent(&path, present) {
             return Ok(NameLookup::Nothing { certain: true });
         }
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
+        let deadline = wait.deadline()?;
         let list_instead = cache.is_worth_listing(directory);
         let kept = match cache.kept(directory, present) {
             kept if kept.members.is_empty() => cache.kept_absence(&path, present),
@@ -246,20 +252,14 @@ impl View {
         if let Some(directory) = cache.directory(path, present) {
             return directory.mtime.ok_or(Error::NotFound);
         }
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
+        let deadline = wait.deadline()?;
         let kept = cache.kept(path, present);
         drop(cache);
         let kept = self.still_there(kept, present);
         let holders = kept.from.iter().flat_map(|listing| listing.holders());
         let known = holders.filter_map(|(member, mtime)| kept.has(member).then_some(mtime));
         let known: Vec<UnixTime> = known.collect();
-        let whom = Whom {
-            only: None,
-            is_found: !known.is_empty(),
-            known: kept.members.clone(),
-        };
+        let whom = Whom::besides(kept.members.clone(), !known.is_empty());
         let answers = CollectedReplies::sort(self.network.stat(&whom, path, deadline).answers);
         let directories = answers.said.iter().map(|(_, attributes)| attributes);
         let directories = directories.filter(|attributes| attributes.kind == Kind::Directory);

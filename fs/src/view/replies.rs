@@ -62,9 +62,7 @@ impl<T> CollectedReplies<T> {
 fn is_denial(error: &NetError) -> bool {
     match error {
         NetError::NotFound { .. } => true,
-        NetError::Fault { fault, .. } => {
-            matches!(fault.code, FaultCode::NotFound | FaultCode::NotADirectory)
-        }
+        NetError::Fault { fault, .. } => fault.is_absence(),
         _ => false,
     }
 }

@@ -26,9 +26,7 @@ impl View {
             NameLookup::Item(item) if !item.size.is_known() => item,
             other => return Ok(other),
         };
-        let Wait::Until(deadline) = wait else {
-            return Err(Error::NeedsNetwork);
-        };
+        let deadline = wait.deadline()?;
         let deadline = deadline.checked_sub(HANDING_OVER).unwrap_or(deadline);
         let name = item.name_at_members();
         let path = directory.join(name).map_err(|_| Error::NameTooLong)?;

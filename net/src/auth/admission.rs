@@ -9,11 +9,11 @@
 //! treated as one: it has its own count when it proves the password again. Otherwise a flood of
 //! guesses by strangers would keep members out at the moment they have to renew.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::concurrency::expiring_map::ExpiringMap;
 use crate::model::PeerId;
 
 /// How long one pairing run is valid.
@@ -27,49 +27,36 @@ const KNOWN: Duration = Duration::from_secs(48 * 3600);
 const MAX_ENTRIES: usize = 4096;
 
 /// The keys and when each last proved the password, shared by all threads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Admission {
-    proved: Mutex<HashMap<PeerId, Instant>>,
+    proved: Mutex<ExpiringMap<PeerId, Instant>>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self {
+            proved: Mutex::new(ExpiringMap::new(KNOWN, MAX_ENTRIES)),
+        }
+    }
 }
 
 impl Admission {
     /// Returns true when `peer` proved the password less than 24 hours before `now`: it may speak.
     pub fn is_admitted(&self, peer: PeerId, now: Instant) -> bool {
-        self.proved_within(ADMITTED, peer, now)
+        let proved = self.proved.lock().get(&peer, now).copied();
+        proved.is_some_and(|proved| now.saturating_duration_since(proved) < ADMITTED)
     }
 
     /// Returns true when `peer` proved the password less than 48 hours before `now`: it may speak
     /// or needs only to renew, and does not suffer for what strangers do.
     pub fn is_known(&self, peer: PeerId, now: Instant) -> bool {
-        self.proved_within(KNOWN, peer, now)
-    }
-
-    fn proved_within(&self, age: Duration, peer: PeerId, now: Instant) -> bool {
-        self.proved
-            .lock()
-            .get(&peer)
-            .is_some_and(|proved| is_younger(*proved, age, now))
+        self.proved.lock().get(&peer, now).is_some()
     }
 
     /// Enters `peer`, or renews it. Call it only when a pairing run has proved the password.
     pub fn admit(&self, peer: PeerId, now: Instant) {
-        let mut proved = self.proved.lock();
-        if proved.len() >= MAX_ENTRIES && !proved.contains_key(&peer) {
-            proved.retain(|_, proved| is_younger(*proved, KNOWN, now));
-        }
-        if proved.len() >= MAX_ENTRIES && !proved.contains_key(&peer) {
-            let oldest = proved
-                .iter()
-                .min_by_key(|(_, proved)| **proved)
-                .map(|(id, _)| *id);
-            oldest.and_then(|id| proved.remove(&id));
-        }
-        proved.insert(peer, now);
+        self.proved.lock().insert(peer, now, 1, now);
     }
-}
-
-fn is_younger(proved: Instant, age: Duration, now: Instant) -> bool {
-    now.saturating_duration_since(proved) < age
 }
 
 #[cfg(test)]

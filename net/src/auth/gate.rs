@@ -55,7 +55,7 @@ impl Gate {
         record: GuessRecord,
     ) -> Result<Self, Error> {
         let credentials = Credentials::new(stretched, identity.id())
-            .map_err(|error| Error::local("password", std::io::Error::other(error)))?;
+            .map_err(|error| Error::local("password", error))?;
         let mut inbound = Inbound::default();
         record.update(|all, now| inbound.learn(all.inbound, now));
         Ok(Self {
@@ -91,19 +91,9 @@ impl Gate {
         }
     }
 
-    /// Returns the keys that have proved the password.
-    pub fn admission(&self) -> &Admission {
-        &self.admission
-    }
-
     /// Returns true when `peer` has proved the password less than 24 hours ago.
     pub fn is_admitted(&self, peer: PeerId) -> bool {
         self.admission.is_admitted(peer, Instant::now())
-    }
-
-    /// Returns the current count of wrong guesses by strangers, which decays by one an hour.
-    pub fn inbound_failures(&self) -> u32 {
-        self.inbound.lock().failures(Instant::now())
     }
 
     pub(crate) fn credentials(&self) -> &Credentials {
@@ -308,6 +298,18 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+
+    impl Gate {
+        /// Returns the keys that have proved the password.
+        pub(crate) fn admission(&self) -> &Admission {
+            &self.admission
+        }
+
+        /// Returns the current count of wrong guesses by strangers, which decays by one an hour.
+        pub(crate) fn inbound_failures(&self) -> u32 {
+            self.inbound.lock().failures(Instant::now())
+        }
+    }
 
     const HOUR: Duration = Duration::from_secs(3600);
     const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

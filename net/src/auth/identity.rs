@@ -64,7 +64,7 @@ impl Identity {
     /// Creates a new identity that lives in memory only.
     pub fn ephemeral() -> Result<Self, Error> {
         Self::from_pkcs8(&generate()?, None)
-            .ok_or_else(|| Error::local("identity", io::Error::other("the new key is unusable")))
+            .ok_or_else(|| Error::local("identity", "the new key is unusable"))
     }
 
     /// Returns the public key, by which other members know this node.
@@ -109,7 +109,7 @@ fn generate() -> Result<Zeroizing<Vec<u8>>, Error> {
     Ed25519KeyPair::generate()
         .and_then(|pair| pair.to_pkcs8())
         .map(|document| Zeroizing::new(document.as_ref().to_vec()))
-        .map_err(|_| Error::local("identity", io::Error::other("cannot generate a key")))
+        .map_err(|_| Error::local("identity", "cannot generate a key"))
 }
 
 /// The state directory, opened once, so that all access is to the directory that was checked.

@@ -116,7 +116,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn unusable(error: rustls::Error) -> Error {
-    Error::local("TLS", std::io::Error::other(error))
+    Error::local("TLS", error)
 }
 
 /// Accepts any Ed25519 key, provided the other side signs the handshake with it.

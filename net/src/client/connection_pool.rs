@@ -77,10 +77,7 @@ impl ConnectionPool {
     pub(super) fn register(&self, link: &Arc<dyn Link>, who: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         if state.closed {
-            return Err(Error::Unreachable {
-                who: who.into(),
-                why: "the connection was given up".into(),
-            });
+            return Err(Error::unreachable(who, "the connection was given up"));
         }
         state.links.retain(|link| link.strong_count() > 0);
         state.links.push(Arc::downgrade(link));

@@ -204,10 +204,10 @@ impl Connector for OneConnection {
         _: Option<()>,
     ) -> Result<Option<Encrypted>, ureq::Error> {
         let wire = self.wire.lock().take().ok_or_else(|| {
-            ureq::Error::Other(Box::new(Error::Unreachable {
-                who: self.who.clone(),
-                why: "the idle connection was closed".into(),
-            }))
+            ureq::Error::Other(Box::new(Error::unreachable(
+                &self.who,
+                "the idle connection was closed",
+            )))
         })?;
         Ok(Some(Encrypted {
             wire,

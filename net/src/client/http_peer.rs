@@ -31,9 +31,8 @@ use crate::client::connector::{HttpConnection, Reply};
 use crate::error::Error;
 use crate::model::{Address, ByteRange, PeerId, RelPath, Root, Version};
 use crate::peer::{ByteStream, Peer};
-use crate::protocol::wire;
 use crate::protocol::wire::{
-    BatchAnswer, BatchItem, Fault, FaultCode, Request, Response, ResponseError,
+    self, BatchAnswer, BatchItem, Fault, FaultCode, Request, Response, ResponseError,
 };
 use crate::transport::dial::Dial;
 use crate::transport::tls_link::TlsLink;

@@ -40,7 +40,7 @@ pub(crate) fn run<S: Read + Write>(
         who,
     };
     let (caller, m1) = PairingCaller::start(gate.credentials(), binding)
-        .map_err(|error| Error::local("pairing", io::Error::other(error)))?;
+        .map_err(|error| Error::local("pairing", error))?;
     line.send(&m1)?;
     let m2: M2 = line.receive()?;
     let (confirming, m3) = match caller.receive(&m2) {
@@ -131,14 +131,10 @@ impl<S: Read + Write> Line<'_, S> {
         let who = self.who.to_owned();
         match error.kind() {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Error::Timeout { who },
-            ErrorKind::UnexpectedEof => Error::Unreachable {
-                who,
-                why: "it closed the connection while pairing".into(),
-            },
-            _ => Error::Unreachable {
-                who,
-                why: error.to_string(),
-            },
+            ErrorKind::UnexpectedEof => {
+                Error::unreachable(who, "it closed the connection while pairing")
+            }
+            _ => Error::unreachable(who, error),
         }
     }
 }

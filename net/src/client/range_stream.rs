@@ -41,10 +41,7 @@ impl FileStream {
     }
 
     fn cut(&self) -> Error {
-        Error::Unreachable {
-            who: self.who.clone(),
-            why: "the connection was cut in the middle of a file".into(),
-        }
+        Error::unreachable(&self.who, "the connection was cut in the middle of a file")
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A map that remembers the most recently used entries.
 #[derive(Debug)]
-pub(crate) struct ExpiringMap<K, V> {
+pub struct ExpiringMap<K, V> {
     lifetime: Duration,
     max_weight: usize,
     /// The last use of each entry.
@@ -32,7 +32,7 @@ struct ExpiringEntry<K, V> {
 impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
     /// Creates a map whose entries live for `lifetime` after their last use, and weigh at most
     /// `max_weight` in all.
-    pub(crate) fn new(lifetime: Duration, max_weight: usize) -> Self {
+    pub fn new(lifetime: Duration, max_weight: usize) -> Self {
         Self {
             lifetime,
             max_weight,
@@ -44,20 +44,30 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
     }
 
     /// Returns the value of `key`, if its time is not up.
-    pub(crate) fn get(&self, key: &K, now: Instant) -> Option<&V> {
+    pub fn get(&self, key: &K, now: Instant) -> Option<&V> {
         let entry = self.entries.get(self.uses.get(key)?)?;
         self.is_alive(entry, now).then_some(&entry.value)
     }
 
+    /// Returns the value of `key`, even if its time is up.
+    pub fn peek(&self, key: &K) -> Option<&V> {
+        Some(&self.entries.get(self.uses.get(key)?)?.value)
+    }
+
+    /// Does the same for a value that is to change.
+    pub fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
+        Some(&mut self.entries.get_mut(self.uses.get(key)?)?.value)
+    }
+
     /// Counts as a use of `key`, which restarts its lifetime.
-    pub(crate) fn touch(&mut self, key: &K, now: Instant) {
+    pub fn touch(&mut self, key: &K, now: Instant) {
         if let Some(entry) = self.take(key) {
             self.append(ExpiringEntry { used: now, ..entry });
         }
     }
 
     /// Stores `value` for `key`, unless that alone weighs too much. Returns the removed values.
-    pub(crate) fn insert(&mut self, key: K, value: V, weight: usize, now: Instant) -> Vec<V> {
+    pub fn insert(&mut self, key: K, value: V, weight: usize, now: Instant) -> Vec<V> {
         let mut gone = self.expire(now);
         gone.extend(self.remove(&key));
         if weight > self.max_weight {
@@ -78,19 +88,20 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
     }
 
     /// Forgets `key`.
-    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
+    pub fn remove(&mut self, key: &K) -> Option<V> {
         self.take(key).map(|entry| entry.value)
     }
 
-    /// Removes all keys that are `such`.
-    pub(crate) fn remove_all(&mut self, such: impl Fn(&K) -> bool) -> Vec<V> {
-        let keys = self.uses.keys().filter(|key| such(key));
-        let keys: Vec<K> = keys.cloned().collect();
+    /// Removes all entries that are `such`.
+    pub fn remove_all(&mut self, such: impl Fn(&K, &V) -> bool) -> Vec<V> {
+        let entries = self.entries.values();
+        let entries = entries.filter(|entry| such(&entry.key, &entry.value));
+        let keys: Vec<K> = entries.map(|entry| entry.key.clone()).collect();
         keys.iter().filter_map(|key| self.remove(key)).collect()
     }
 
     /// Removes entries that were not used for too long.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<V> {
+    pub fn expire(&mut self, now: Instant) -> Vec<V> {
         let mut gone = Vec::new();
         while let Some((_, oldest)) = self.entries.first_key_value()
             && !self.is_alive(oldest, now)
@@ -100,14 +111,18 @@ impl<K: Clone + Eq + Hash, V> ExpiringMap<K, V> {
         gone
     }
 
+    /// Returns true if there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Returns the number of entries.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Returns the total weight of the entries.
-    #[cfg(test)]
-    pub(crate) fn weight(&self) -> usize {
+    pub fn weight(&self) -> usize {
         self.weight
     }
 
@@ -171,7 +186,7 @@ mod tests {
     fn keys_are_forgotten_together() {
         let (mut map, now) = (ExpiringMap::new(LIFETIME, 9), Instant::now());
         (0..6).for_each(|number| drop(map.insert(number, (), 1, now)));
-        assert_eq!(map.remove_all(|number| number % 2 == 0).len(), 3);
+        assert_eq!(map.remove_all(|number, ()| number % 2 == 0).len(), 3);
         assert_eq!((map.len(), map.weight()), (3, 3));
     }
 

@@ -3,7 +3,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod buffer_pool;
-pub(crate) mod expiring_map;
+pub mod expiring_map;
 pub(crate) mod parallel;
 pub(crate) mod peer_pools;
 pub mod single_flight;

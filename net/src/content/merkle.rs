@@ -257,6 +257,19 @@ mod tests {
     use crate::model::Root;
     use proptest::prelude::*;
 
+    impl Shape {
+        /// Returns the number of subtrees.
+        fn subtrees(self) -> u64 {
+            self.blocks.div_ceil(SUBTREE_BLOCKS)
+        }
+
+        /// Returns the number of leaves in subtree `index`, without padding; 0 after the last one.
+        fn leaves(self, index: u64) -> u64 {
+            let before = index.saturating_mul(SUBTREE_BLOCKS);
+            self.blocks.saturating_sub(before).min(SUBTREE_BLOCKS)
+        }
+    }
+
     /// Creates content whose byte number `i` is bits 13 to 20 of `i` times 2654435761.
     fn content(size: u64) -> Vec<u8> {
         (0..size)

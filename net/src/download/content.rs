@@ -71,15 +71,12 @@ impl ExpectedContent {
 }
 
 /// Bytes of one file, on their way to its readers.
-pub(crate) struct FileBytes {
-    bytes: Bytes,
-}
-
-enum Bytes {
-    /// The cache may be writing them to disk.
+pub(crate) enum FileBytes {
+    /// Sent by a member and proven. The cache may be writing them to disk.
     Proven(Arc<Verified<PooledBuffer>>),
     /// Read back from the disk cache and proven again.
     Cached(Verified<Vec<u8>>),
+    /// Unproven bytes at `offset` of the file that was requested at `origin`.
     FromOne {
         origin: Arc<Origin>,
         offset: u64,
@@ -88,37 +85,12 @@ enum Bytes {
 }
 
 impl FileBytes {
-    /// Wraps bytes that a member sent and that were proven.
-    pub(crate) fn proven(bytes: Arc<Verified<PooledBuffer>>) -> Self {
-        Self {
-            bytes: Bytes::Proven(bytes),
-        }
-    }
-
-    /// Wraps bytes that came from the disk cache.
-    pub(crate) fn cached(bytes: Verified<Vec<u8>>) -> Self {
-        Self {
-            bytes: Bytes::Cached(bytes),
-        }
-    }
-
-    /// Wraps bytes at `offset` of the file that was requested at `origin`.
-    pub(crate) fn from_one(origin: Arc<Origin>, offset: u64, bytes: PooledBuffer) -> Self {
-        Self {
-            bytes: Bytes::FromOne {
-                origin,
-                offset,
-                bytes,
-            },
-        }
-    }
-
     /// Returns their position in the file.
     pub(crate) fn range(&self) -> ByteRange {
-        match &self.bytes {
-            Bytes::Proven(bytes) => bytes.range(),
-            Bytes::Cached(bytes) => bytes.range(),
-            Bytes::FromOne { offset, bytes, .. } => {
+        match self {
+            Self::Proven(bytes) => bytes.range(),
+            Self::Cached(bytes) => bytes.range(),
+            Self::FromOne { offset, bytes, .. } => {
                 ByteRange::new(*offset, *offset + bytes.len() as u64)
             }
         }
@@ -126,19 +98,27 @@ impl FileBytes {
 
     /// Returns the bytes if they are of the `expected` content, and otherwise `None`.
     pub(crate) fn bytes_for(&self, expected: &ExpectedContent) -> Option<&[u8]> {
-        match (&self.bytes, expected) {
-            (Bytes::Proven(bytes), ExpectedContent::Rooted(content)) => {
+        match (self, expected) {
+            (Self::Proven(bytes), ExpectedContent::Rooted(content)) => {
                 (bytes.content() == *content).then_some(bytes)
             }
-            (Bytes::Cached(bytes), ExpectedContent::Rooted(content)) => {
+            (Self::Cached(bytes), ExpectedContent::Rooted(content)) => {
                 (bytes.content() == *content).then_some(bytes)
             }
-            (Bytes::FromOne { origin, bytes, .. }, ExpectedContent::FromOne(wanted)) => {
+            (Self::FromOne { origin, bytes, .. }, ExpectedContent::FromOne(wanted)) => {
                 let is_same = Arc::ptr_eq(origin, wanted) || origin == wanted;
                 is_same.then_some(bytes)
             }
             _ => None,
         }
+    }
+
+    /// Returns their part of `range`, if they are of the `expected` content.
+    pub(crate) fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Option<&[u8]> {
+        let own = self.range();
+        let offset = |at: u64| (at.clamp(own.start, own.end) - own.start) as usize;
+        let part = offset(range.start)..offset(range.end);
+        self.bytes_for(expected)?.get(part)
     }
 }
 
@@ -171,7 +151,7 @@ mod tests {
         };
         let bytes = PooledBuffer::from(b"abc".to_vec());
         let (bytes, _) = Verified::whole(bytes, content).ok().unwrap();
-        let proven = FileBytes::proven(Arc::new(bytes));
+        let proven = FileBytes::Proven(Arc::new(bytes));
         let rooted = ExpectedContent::Rooted;
         assert_eq!(proven.bytes_for(&rooted(content)), Some(&b"abc"[..]));
         let longer = ContentId { size: 4, ..content };
@@ -188,8 +168,11 @@ mod tests {
 
     #[test]
     fn unproven_bytes_serve_their_origin_only() {
-        let unproven =
-            FileBytes::from_one(origin(1, "f", 1, 3), 0, PooledBuffer::from(b"abc".to_vec()));
+        let unproven = FileBytes::FromOne {
+            origin: origin(1, "f", 1, 3),
+            offset: 0,
+            bytes: PooledBuffer::from(b"abc".to_vec()),
+        };
         let from = |origin| ExpectedContent::FromOne(origin);
         assert!(unproven.bytes_for(&from(origin(1, "f", 1, 3))).is_some());
         for wrong in [

@@ -9,13 +9,14 @@ use super::STALL;
 use super::content::{ExpectedContent, FileBytes};
 use super::file_reader::{FileReader, PROGRESS};
 use super::holder::{Availability, Delivery, FileSource};
+use super::leaves::TreePart;
 use super::pieces::{Claim, PIECE};
 use crate::concurrency::buffer_pool::PooledBuffer;
 use crate::config::READ_DEADLINE;
 use crate::content::merkle::{BLOCK, Leaves, SUBTREE_BYTES};
 use crate::error::Error;
 use crate::model::ByteRange;
-use crate::peer::{ByteStream, Peer};
+use crate::peer::ByteStream;
 
 impl FileReader {
     /// Fetches the bytes of `claim`. Ends early, without an error, when the claim is given up. With
@@ -52,7 +53,7 @@ impl FileReader {
         let (content, cache) = (self.expected.rooted()?, self.core.cache.as_ref()?);
         let blocks = range.len().div_ceil(BLOCK);
         let bytes = cache.get(content, range.start / BLOCK, blocks);
-        bytes.map(FileBytes::cached)
+        bytes.map(FileBytes::Cached)
     }
 
     /// Returns the next position at which the disk cache seems to have bytes again.
@@ -102,9 +103,11 @@ impl FileReader {
                 (ExpectedContent::Rooted(_), Some(leaves)) => {
                     self.prove(&leaves, at, buffer, source)?
                 }
-                (ExpectedContent::FromOne(origin), _) => {
-                    FileBytes::from_one(Arc::clone(origin), at, buffer)
-                }
+                (ExpectedContent::FromOne(origin), _) => FileBytes::FromOne {
+                    origin: Arc::clone(origin),
+                    offset: at,
+                    bytes: buffer,
+                },
                 // A reader with a root always requests its leaves.
                 (ExpectedContent::Rooted(_), None) => {
                     return Err(super::mixed_up());
@@ -213,41 +216,25 @@ impl FileReader {
     fn ask_ahead(self: &Arc<Self>, range: ByteRange, source: usize) {
         let Some(leaves) = &self.leaves else { return };
         let teller = &self.sources[self.teller(source)];
-        if leaves.is_size_wanted() {
-            let (asked, by) = (Arc::clone(leaves), Instant::now() + READ_DEADLINE);
-            // A stream that needs the proof asks again and reports the error.
-            let ask = move |peer: &dyn Peer| drop(asked.prove_size(peer, by));
-            let give_up = Arc::clone(leaves);
-            self.ask_teller(teller, ask, move || give_up.give_size_up());
-        }
-        let first = range.start / SUBTREE_BYTES;
-        for offset in (first..=range.end / SUBTREE_BYTES).map(|index| index * SUBTREE_BYTES) {
-            if leaves.is_wanted(offset) {
-                let (asked, given_up) = (Arc::clone(leaves), Arc::clone(leaves));
-                let ask = move |peer: &dyn Peer| asked.get_ahead(offset, peer);
-                self.ask_teller(teller, ask, move || given_up.give_up(offset));
+        let member = teller.peer.id();
+        let subtrees = range.start / SUBTREE_BYTES..=range.end / SUBTREE_BYTES;
+        let parts = [TreePart::Size].into_iter();
+        for part in parts.chain(subtrees.map(TreePart::Subtree)) {
+            if !leaves.is_wanted(part) {
+                continue;
             }
-        }
-    }
-
-    /// Runs `ask` on a thread of `teller` if the reader is still there, otherwise `give_up`.
-    fn ask_teller(
-        self: &Arc<Self>,
-        teller: &FileSource,
-        ask: impl FnOnce(&dyn Peer) + Send + 'static,
-        give_up: impl Fn() + Clone + Send + 'static,
-    ) {
-        let (reader, peer) = (Arc::downgrade(self), Arc::clone(&teller.peer));
-        let give_up_later = give_up.clone();
-        let job = move || {
-            if reader.upgrade().is_some_and(|reader| !reader.is_closed()) {
-                ask(&*peer);
-            } else {
-                give_up_later();
+            let (reader, peer) = (Arc::downgrade(self), Arc::clone(&teller.peer));
+            let asked = Arc::clone(leaves);
+            let job = move || {
+                if reader.upgrade().is_some_and(|reader| !reader.is_closed()) {
+                    asked.get_ahead(part, &*peer);
+                } else {
+                    asked.give_up(part);
+                }
+            };
+            if self.core.leaves.of(member).run(job).is_err() {
+                leaves.give_up(part);
             }
-        };
-        if self.core.leaves.of(teller.peer.id()).run(job).is_err() {
-            give_up();
         }
     }
 
@@ -294,6 +281,6 @@ impl FileReader {
         if let Some(cache) = self.core.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(leaves, Arc::clone(&proven));
         }
-        Ok(FileBytes::proven(proven))
+        Ok(FileBytes::Proven(proven))
     }
 }

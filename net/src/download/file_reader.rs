@@ -313,23 +313,14 @@ impl FileReader {
         }
         if !state.parked.is_empty() {
             state.overtake(now);
+            let first = self.sources.first();
             let late = Error::Timeout {
-                who: self
-                    .sources
-                    .first()
-                    .map(FileSource::who)
-                    .unwrap_or_default(),
+                who: first.map(FileSource::who).unwrap_or_default(),
             };
             state.fail_late(now, &late, &mut replies);
             if now.saturating_duration_since(state.progress) >= STALL {
-                let who = self
-                    .sources
-                    .first()
-                    .map(FileSource::who)
-                    .unwrap_or_default();
-                let error = Error::Timeout { who };
-                state.end = Some(ReadEnd::Until(now + FAIL_FAST, error.clone()));
-                state.fail_parked(&error, &mut replies);
+                state.end = Some(ReadEnd::Until(now + FAIL_FAST, late.clone()));
+                state.fail_parked(&late, &mut replies);
                 state.pieces.abandon();
             } else {
                 self.keep_going(&mut state, now);

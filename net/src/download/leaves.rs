@@ -38,22 +38,21 @@ pub(crate) struct LeafCache {
     changed: Condvar,
 }
 
-#[derive(Default)]
-struct KnownLeaves {
-    by_subtree: BTreeMap<u64, UsedLeaves>,
-    /// Subtrees for which a request is under way.
-    asking: BTreeSet<u64>,
-    turn: u64,
-    size: SizeProof,
+/// A part of the tree that is requested by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum TreePart {
+    /// Where the last block lies, which proves the number of blocks.
+    Size,
+    /// The leaves of the subtree of this number.
+    Subtree(u64),
 }
 
-/// What is known of the number of blocks.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum SizeProof {
-    #[default]
-    None,
-    Asking,
-    Proven,
+#[derive(Default)]
+struct KnownLeaves {
+    by_part: BTreeMap<TreePart, UsedLeaves>,
+    /// The parts for which a request is under way.
+    asking: BTreeSet<TreePart>,
+    turn: u64,
 }
 
 /// Leaves, and the sequence number of their last use.
@@ -64,16 +63,10 @@ struct UsedLeaves {
 
 impl LeafCache {
     pub(crate) fn new(content: ContentId) -> Self {
-        let blocks = content.size.div_ceil(BLOCK);
-        let mut known = KnownLeaves::default();
-        if blocks <= SUBTREE_BLOCKS {
-            // Its only subtree shows where it ends.
-            known.size = SizeProof::Proven;
-        }
         Self {
             content,
-            blocks,
-            known: Mutex::new(known),
+            blocks: content.size.div_ceil(BLOCK),
+            known: Mutex::default(),
             changed: Condvar::new(),
         }
     }
@@ -85,120 +78,73 @@ impl LeafCache {
         peer: &dyn Peer,
         deadline: Instant,
     ) -> Result<Arc<Leaves>, Error> {
-        if !self.is_size_proven_soon(deadline) {
-            self.prove_size(peer, deadline)?;
+        if self.has(TreePart::Size) {
+            self.get_part(TreePart::Size, peer, deadline)?;
         }
-        let index = offset / SUBTREE_BYTES;
-        match self.known_soon(index, deadline) {
+        self.get_part(TreePart::Subtree(offset / SUBTREE_BYTES), peer, deadline)
+    }
+
+    fn get_part(
+        &self,
+        part: TreePart,
+        peer: &dyn Peer,
+        deadline: Instant,
+    ) -> Result<Arc<Leaves>, Error> {
+        match self.known_soon(part, deadline) {
             Some(leaves) => Ok(leaves),
-            None => self.fetch(index, peer, deadline),
+            None => self.fetch(part, peer, deadline),
         }
     }
 
-    /// Returns true if the size is not proven and no request is under way. The caller must then
-    /// call [`LeafCache::prove_size`] or [`LeafCache::give_size_up`].
-    pub(crate) fn is_size_wanted(&self) -> bool {
-        let mut known = self.known.lock();
-        let is_wanted = known.size == SizeProof::None;
-        if is_wanted {
-            known.size = SizeProof::Asking;
+    /// Returns true if there is such a part. The only subtree of a small file shows where it ends.
+    fn has(&self, part: TreePart) -> bool {
+        match part {
+            TreePart::Size => self.blocks > SUBTREE_BLOCKS,
+            TreePart::Subtree(index) => index * SUBTREE_BLOCKS < self.blocks,
         }
-        is_wanted
     }
 
     pub(crate) fn is_size_proven(&self) -> bool {
-        self.known.lock().size == SizeProof::Proven
+        let size = TreePart::Size;
+        !self.has(size) || self.known.lock().by_part.contains_key(&size)
     }
 
-    /// Requests from `peer` the proof of where the last block lies in the tree.
-    pub(crate) fn prove_size(&self, peer: &dyn Peer, by: Instant) -> Result<(), Error> {
-        let answer = self.ask(self.blocks - 1, 1, peer, by);
-        let proven = answer.and_then(|subtree| {
-            let leaves = subtree.prove(self.content);
-            leaves.ok_or_else(|| Error::WrongBytes {
-                who: peer.id().short(),
-            })
-        });
-        self.end_size(if proven.is_ok() {
-            SizeProof::Proven
-        } else {
-            SizeProof::None
-        });
-        proven.map(|_| ())
-    }
-
-    pub(crate) fn give_size_up(&self) {
-        self.end_size(SizeProof::None);
-    }
-
-    fn end_size(&self, size: SizeProof) {
+    /// Returns true if `part` is neither known nor requested. The caller must then call
+    /// [`LeafCache::get_ahead`] or [`LeafCache::give_up`].
+    pub(crate) fn is_wanted(&self, part: TreePart) -> bool {
         let mut known = self.known.lock();
-        if known.size != SizeProof::Proven {
-            known.size = size;
-        }
-        drop(known);
-        self.changed.notify_all();
+        self.has(part) && !known.by_part.contains_key(&part) && known.asking.insert(part)
     }
 
-    /// Returns true if the size is proven, or becomes so while this waits for another stream's
-    /// answer. If false, the caller must send the request.
-    fn is_size_proven_soon(&self, by: Instant) -> bool {
-        let deadline = by.min(Instant::now() + SHARED_WAIT);
-        let mut known = self.known.lock();
-        loop {
-            match known.size {
-                SizeProof::Proven => return true,
-                SizeProof::None => {
-                    known.size = SizeProof::Asking;
-                    return false;
-                }
-                SizeProof::Asking => {}
-            }
-            if self.changed.wait_until(&mut known, deadline).timed_out() {
-                return known.size == SizeProof::Proven;
-            }
-        }
+    /// Fetches a part that [`LeafCache::is_wanted`] reported as wanted.
+    pub(crate) fn get_ahead(&self, part: TreePart, peer: &dyn Peer) {
+        // A stream that needs it asks again and reports the error.
+        let _ = self.fetch(part, peer, Instant::now() + READ_DEADLINE);
     }
 
-    /// Returns true if the leaves at `offset` are neither known nor requested. The caller must then
-    /// call [`LeafCache::get_ahead`] or [`LeafCache::give_up`].
-    pub(crate) fn is_wanted(&self, offset: u64) -> bool {
-        let index = offset / SUBTREE_BYTES;
-        let mut known = self.known.lock();
-        offset < self.content.size
-            && !known.by_subtree.contains_key(&index)
-            && known.asking.insert(index)
+    pub(crate) fn give_up(&self, part: TreePart) {
+        self.end(part, None);
     }
 
-    /// Fetches leaves that [`LeafCache::is_wanted`] reported as wanted.
-    pub(crate) fn get_ahead(&self, offset: u64, peer: &dyn Peer) {
-        // A stream that needs them asks again and reports the error.
-        let deadline = Instant::now() + READ_DEADLINE;
-        let _ = self.fetch(offset / SUBTREE_BYTES, peer, deadline);
-    }
-
-    pub(crate) fn give_up(&self, offset: u64) {
-        self.end(offset / SUBTREE_BYTES, None);
-    }
-
-    fn fetch(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
-        let leaves = self.prove(index, peer, by);
-        self.end(index, leaves.as_ref().ok());
+    fn fetch(&self, part: TreePart, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
+        let leaves = self.prove(part, peer, by);
+        self.end(part, leaves.as_ref().ok());
         leaves
     }
 
-    fn prove(&self, index: u64, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
-        let subtree = if self.content.size <= BLOCK {
+    fn prove(&self, part: TreePart, peer: &dyn Peer, by: Instant) -> Result<Arc<Leaves>, Error> {
+        let subtree = match part {
+            TreePart::Size => self.ask(self.blocks - 1, 1, peer, by)?,
             // The only leaf is the root itself.
-            let leaves = vec![*self.content.root.as_bytes()];
-            Subtree {
+            TreePart::Subtree(_) if self.content.size <= BLOCK => Subtree {
                 first: 0,
                 span: SUBTREE_BLOCKS,
-                leaves,
+                leaves: vec![*self.content.root.as_bytes()],
                 uncles: Vec::new(),
+            },
+            TreePart::Subtree(index) => {
+                self.ask(index * SUBTREE_BLOCKS, SUBTREE_BLOCKS, peer, by)?
             }
-        } else {
-            self.ask(index * SUBTREE_BLOCKS, SUBTREE_BLOCKS, peer, by)?
         };
         let leaves = subtree.prove(self.content);
         leaves.map(Arc::new).ok_or_else(|| Error::WrongBytes {
@@ -221,30 +167,30 @@ impl LeafCache {
         }
     }
 
-    /// Returns the leaves if they are known, or become so while this waits for another stream's
+    /// Returns the part if it is known, or becomes so while this waits for another stream's
     /// answer. On `None` the caller must send the request.
-    fn known_soon(&self, index: u64, by: Instant) -> Option<Arc<Leaves>> {
+    fn known_soon(&self, part: TreePart, by: Instant) -> Option<Arc<Leaves>> {
         let deadline = by.min(Instant::now() + SHARED_WAIT);
         let mut known = self.known.lock();
         loop {
-            if let Some(leaves) = known.get(index) {
+            if let Some(leaves) = known.get(part) {
                 return Some(leaves);
             }
-            if known.asking.insert(index) {
+            if known.asking.insert(part) {
                 return None;
             }
             if self.changed.wait_until(&mut known, deadline).timed_out() {
-                return known.get(index);
+                return known.get(part);
             }
         }
     }
 
-    /// Ends the request for `index`, with the answer if there was one.
-    fn end(&self, index: u64, leaves: Option<&Arc<Leaves>>) {
+    /// Ends the request for `part`, with the answer if there was one.
+    fn end(&self, part: TreePart, leaves: Option<&Arc<Leaves>>) {
         let mut known = self.known.lock();
-        known.asking.remove(&index);
+        known.asking.remove(&part);
         if let Some(leaves) = leaves {
-            known.put(index, Arc::clone(leaves));
+            known.put(part, Arc::clone(leaves));
         }
         drop(known);
         self.changed.notify_all();
@@ -252,20 +198,22 @@ impl LeafCache {
 }
 
 impl KnownLeaves {
-    fn get(&mut self, index: u64) -> Option<Arc<Leaves>> {
+    fn get(&mut self, part: TreePart) -> Option<Arc<Leaves>> {
         self.turn += 1;
-        let used = self.by_subtree.get_mut(&index)?;
+        let used = self.by_part.get_mut(&part)?;
         used.turn = self.turn;
         Some(Arc::clone(&used.leaves))
     }
 
-    fn put(&mut self, index: u64, leaves: Arc<Leaves>) {
+    /// Keeps a part: that of the size for good, as every use of the others looks it up.
+    fn put(&mut self, part: TreePart, leaves: Arc<Leaves>) {
         let turn = self.turn;
-        self.by_subtree.insert(index, UsedLeaves { turn, leaves });
-        if self.by_subtree.len() > KEPT {
-            let oldest = self.by_subtree.iter().min_by_key(|(_, used)| used.turn);
-            let oldest = oldest.map(|(index, _)| *index);
-            oldest.and_then(|index| self.by_subtree.remove(&index));
+        self.by_part.insert(part, UsedLeaves { turn, leaves });
+        let subtrees = self.by_part.range(TreePart::Subtree(0)..);
+        if subtrees.clone().count() > KEPT {
+            let oldest = subtrees.min_by_key(|(_, used)| used.turn);
+            let oldest = oldest.map(|(part, _)| *part);
+            oldest.and_then(|part| self.by_part.remove(&part));
         }
     }
 }

@@ -361,10 +361,10 @@ fn deliver(pieces: &[Piece], range: ByteRange, expected: &ExpectedContent, done:
 
 /// Returns the error for a reader for whom bytes of another file were kept.
 fn mixed_up() -> Error {
-    Error::Local {
-        what: "reading".into(),
-        why: "bytes of another file were kept for it; this is a fault of the program".into(),
-    }
+    Error::local(
+        "reading",
+        "bytes of another file were kept for it; this is a fault of the program",
+    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::content::{ExpectedContent, FileBytes};
+use super::content::FileBytes;
 use super::window::LEAF;
 use crate::model::ByteRange;
 
@@ -17,24 +17,7 @@ use crate::model::ByteRange;
 pub(crate) const PIECE: u64 = 128 * 1024;
 
 /// Consecutive bytes of the file, shared with the replies that are sent from them.
-#[derive(Clone)]
-pub(crate) struct Piece {
-    bytes: Arc<FileBytes>,
-}
-
-impl Piece {
-    fn range(&self) -> ByteRange {
-        self.bytes.range()
-    }
-
-    /// Returns this piece's part of `range`, if its bytes are of the `expected` content.
-    pub(crate) fn slice(&self, range: ByteRange, expected: &ExpectedContent) -> Option<&[u8]> {
-        let bytes = self.bytes.bytes_for(expected)?;
-        let own = self.range();
-        let offset = |at: u64| (at.clamp(own.start, own.end) - own.start) as usize;
-        bytes.get(offset(range.start)..offset(range.end))
-    }
-}
+pub(crate) type Piece = Arc<FileBytes>;
 
 /// A stream's claim to bytes that nobody else should request in the meantime.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +52,7 @@ impl Pieces {
                 return None;
             }
             at = end;
-            found.push(piece.clone());
+            found.push(Piece::clone(piece));
         }
         Some(found)
     }
@@ -153,8 +136,7 @@ impl Pieces {
         open.moved = now;
         open.range.start = end;
         self.held_bytes += end - start;
-        let bytes = Arc::new(bytes);
-        self.held.insert(start, Piece { bytes });
+        self.held.insert(start, Arc::new(bytes));
         true
     }
 
@@ -209,7 +191,7 @@ impl Pieces {
 mod tests {
     use super::*;
     use crate::concurrency::buffer_pool::PooledBuffer;
-    use crate::download::content::Origin;
+    use crate::download::content::{ExpectedContent, Origin};
     use crate::model::{PeerId, RelPath, Version};
     use proptest::prelude::*;
 
@@ -225,7 +207,11 @@ mod tests {
     }
 
     fn buffer(at: u64, len: u64) -> FileBytes {
-        FileBytes::from_one(expected(), at, PooledBuffer::from(vec![7; len as usize]))
+        FileBytes::FromOne {
+            origin: expected(),
+            offset: at,
+            bytes: PooledBuffer::from(vec![7; len as usize]),
+        }
     }
 
     fn range(start: u64, end: u64) -> ByteRange {

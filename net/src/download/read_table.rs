@@ -188,18 +188,12 @@ impl ReadTable {
 
 /// Returns the error for reads of a file that no reachable member has.
 pub(super) fn nobody() -> Error {
-    Error::Unreachable {
-        who: "a holder of the file".into(),
-        why: "none is there".into(),
-    }
+    Error::unreachable("a holder of the file", "none is there")
 }
 
 /// Returns the error for reads whose reader has gone.
 pub(super) fn closed() -> Error {
-    Error::Local {
-        what: "reading".into(),
-        why: "the file was closed".into(),
-    }
+    Error::local("reading", "the file was closed")
 }
 
 fn overlap(a: ByteRange, b: ByteRange) -> bool {

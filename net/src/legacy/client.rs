@@ -226,34 +226,30 @@ impl LegacyClient {
             WireError::Broken(_) | WireError::Limit { .. } => {
                 Error::misbehaved(who, trouble.to_string())
             }
-            WireError::Write(error) if error.kind() == io::ErrorKind::StorageFull => Error::Local {
-                what: format!("keeping a file of {who}"),
-                why: "no room beside what others read and fetch: try again, or see --cache-size"
-                    .into(),
-            },
+            WireError::Write(error) if error.kind() == io::ErrorKind::StorageFull => Error::local(
+                format!("keeping a file of {who}"),
+                "no room beside what others read and fetch: try again, or see --cache-size",
+            ),
             WireError::Write(error) => Error::local(format!("keeping a file of {who}"), error),
             WireError::Read(error) => match error.kind() {
                 io::ErrorKind::TimedOut => Error::Timeout { who },
                 io::ErrorKind::FileTooLarge => {
                     Error::misbehaved(who, "an answer that is longer than it may be")
                 }
-                ABANDONED => Error::Local {
-                    what: format!("fetching from {who}"),
-                    why: "nobody waits for it any more".into(),
-                },
-                _ => Error::Unreachable {
-                    who,
-                    why: error.to_string(),
-                },
+                ABANDONED => Error::local(
+                    format!("fetching from {who}"),
+                    "nobody waits for it any more",
+                ),
+                _ => Error::unreachable(who, error),
             },
         }
     }
 
     fn too_large(&self, name: &[u8]) -> Error {
-        Error::Local {
-            what: format!("fetching {} from {}", escaped(name), self.place()),
-            why: "it is larger than the cache may take of one file (see --cache-size)".into(),
-        }
+        Error::local(
+            format!("fetching {} from {}", escaped(name), self.place()),
+            "it is larger than the cache may take of one file (see --cache-size)",
+        )
     }
 }
 

@@ -7,7 +7,6 @@
 
 mod calls;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -159,7 +158,7 @@ impl MemberSource for LegacyServers {
     }
 
     fn named(&self) -> Vec<(Address, Option<Result<(), Error>>)> {
-        let named = self.shared.legacy.named();
+        let named = self.shared.legacy.known().named().to_vec();
         let state = self.shared.state.lock();
         let outcome = |url: &Url| {
             let server = state.servers.iter().find(|s| s.peer.url() == url);
@@ -184,12 +183,6 @@ impl MemberSource for LegacyServers {
 impl Drop for LegacyServers {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-impl fmt::Debug for LegacyServers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LegacyServers").finish_non_exhaustive()
     }
 }
 
@@ -232,11 +225,7 @@ impl LegacyRoster {
         };
         let (token, name) = (self.legacy.key().token(&url), shown(place(&url)));
         let caller = LegacyClient::new(url, token, Arc::clone(&self.dialer));
-        let peer = Arc::new(LegacyPeer::new(
-            caller,
-            Arc::clone(&self.store),
-            Box::new(report),
-        ));
+        let peer = LegacyPeer::new(caller, Arc::clone(&self.store), Box::new(report));
         let (shared, calling) = (Arc::downgrade(self), Arc::clone(&peer));
         let thread = std::thread::Builder::new().name("call-2004".into());
         if let Err(error) = thread.spawn(move || calls::run(&shared, &calling)) {
@@ -311,16 +300,16 @@ impl LegacyRoster {
             let who = server.name.to_string();
             let why = "it is this node itself".to_owned();
             server.outcome = Some(Err(Error::Unreachable { who, why }));
-            if !self.legacy.named().contains(&url) {
+            if !self.legacy.known().named().contains(&url) {
                 state.servers.swap_remove(place);
             }
             drop(state);
             tracing::debug!(%url, "is this node itself");
-            self.legacy.forget(&url);
+            self.legacy.known().forget(&url);
             return false;
         }
         let server = &mut state.servers[place];
-        self.legacy.answered(server.peer.url());
+        self.legacy.known().answered(server.peer.url());
         let node = said.unwrap_or(server.node);
         let is_known_better = server.node != node;
         server.node = node;
@@ -542,7 +531,7 @@ mod tests {
         let (_directory, members) = members(&[&first], false);
         eventually("both are there", || present(&members).len() == 2);
         first.knows_only(&first.url());
-        members.shared.legacy.forget(&second.url());
+        members.shared.legacy.known().forget(&second.url());
         eventually("it is gone", || present(&members).len() == 1);
         assert_eq!(members.shared.state.lock().servers.len(), 1);
     }

@@ -29,7 +29,7 @@ pub mod wire;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::membership::address::{Reach, canonical, is_of_use_to, reach};
 
@@ -63,10 +63,15 @@ impl Legacy {
         &self.key
     }
 
+    /// Returns the known servers.
+    pub(crate) fn known(&self) -> MutexGuard<'_, KnownServers> {
+        self.known.lock()
+    }
+
     /// Sets `own` as the URLs of this node: tokens for them are accepted, and no other server is
     /// believed to be there. The first is the one announced to others.
     pub fn announce(&self, own: Vec<Url>) {
-        self.known.lock().announce(own);
+        self.known().announce(own);
     }
 
     /// Notes a server that a caller or server within `source` mentioned; see
@@ -74,12 +79,7 @@ impl Legacy {
     /// that cannot be dialled, other spellings of addresses, and those of this host when
     /// mentioned from another.
     pub(crate) fn learn(&self, url: Url, source: Reach, now: Instant) -> bool {
-        is_of_use(&url, source) && self.known.lock().learn(url, now)
-    }
-
-    /// Notes that the server at `url` has answered; see [`KnownServers::answered`].
-    pub(crate) fn answered(&self, url: &Url) {
-        self.known.lock().answered(url);
+        is_of_use(&url, source) && self.known().learn(url, now)
     }
 
     /// Returns the servers that are meaningful to a node within `viewer`.
@@ -95,29 +95,14 @@ impl Legacy {
         self.own().into_iter().find(|own| is_of_use(own, viewer))
     }
 
-    /// Removes the server at `url`; see [`KnownServers::forget`].
-    pub fn forget(&self, url: &Url) {
-        self.known.lock().forget(url);
-    }
-
     /// Returns all servers except this node itself; see [`KnownServers::all`].
     pub fn all(&self) -> Vec<Url> {
-        self.known.lock().all()
-    }
-
-    /// Returns the servers that the user named.
-    pub fn named(&self) -> Vec<Url> {
-        self.known.lock().named().to_vec()
+        self.known().all()
     }
 
     /// Returns this node's own URLs, the one announced to others first.
     pub fn own(&self) -> Vec<Url> {
-        self.known.lock().own().to_vec()
-    }
-
-    /// Returns a number that changes whenever [`Legacy::all`] does.
-    pub fn revision(&self) -> u64 {
-        self.known.lock().revision()
+        self.known().own().to_vec()
     }
 }
 

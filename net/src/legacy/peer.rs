@@ -11,7 +11,7 @@ mod answers;
 mod fetch;
 mod names;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -48,10 +48,8 @@ pub(super) type ReportSilence = Box<dyn Fn(&Error) + Send + Sync>;
 
 /// One server of 2004 as a [`Peer`].
 pub struct LegacyPeer {
-    inner: Arc<LegacyPeerState>,
-}
-
-struct LegacyPeerState {
+    /// For the threads that fetch.
+    this: Weak<Self>,
     id: PeerId,
     caller: LegacyClient,
     store: Arc<LegacyStore>,
@@ -79,7 +77,7 @@ impl LegacyPeer {
         caller: LegacyClient,
         store: Arc<LegacyStore>,
         report: ReportSilence,
-    ) -> Self {
+    ) -> Arc<Self> {
         let state = State {
             names: ServerNames::default(),
             listed: None,
@@ -88,22 +86,20 @@ impl LegacyPeer {
             looks: Looks::from(Instant::now()),
             has_warned_of_left_out: false,
         };
-        let inner = LegacyPeerState {
+        Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
             id: id_of(caller.url()),
             caller,
             store,
             report,
             state: Mutex::new(state),
             changed: Condvar::new(),
-        };
-        Self {
-            inner: Arc::new(inner),
-        }
+        })
     }
 
     /// Returns the URL of the server.
     pub(super) fn url(&self) -> &Url {
-        self.inner.caller.url()
+        self.caller.url()
     }
 
     /// Calls operation 0 when it is this node's turn. Returns `None` without calling when another
@@ -113,30 +109,10 @@ impl LegacyPeer {
         ours: Option<&Url>,
         patience: Duration,
     ) -> Option<Result<ServersReply, Error>> {
-        let _turn = self.inner.turn(Instant::now() + patience)?;
-        Some(self.inner.caller.servers(ours))
+        let _turn = self.turn(Instant::now() + patience)?;
+        Some(self.caller.servers(ours))
     }
-}
 
-/// Derives the id of a server from its URL. It is not a key, and proves nothing.
-pub(super) fn id_of(url: &Url) -> PeerId {
-    let mut hasher = Sha256::new();
-    hasher.update(b"tinyp2p 2004 server\0");
-    hasher.update(url.as_str().as_bytes());
-    PeerId::from_bytes(hasher.finalize().into())
-}
-
-/// The turn to call, held until dropped.
-struct CallTurn<'a>(&'a LegacyPeerState);
-
-impl Drop for CallTurn<'_> {
-    fn drop(&mut self) {
-        self.0.state.lock().is_called = false;
-        self.0.changed.notify_all();
-    }
-}
-
-impl LegacyPeerState {
     /// Waits for the turn to call until `deadline`.
     fn turn(&self, deadline: Instant) -> Option<CallTurn<'_>> {
         let mut state = self.state.lock();
@@ -238,7 +214,7 @@ impl LegacyPeerState {
     /// Returns the kept content of the file `name` in `version`, and its size. Fetches it again if
     /// it was evicted.
     fn content(
-        self: &Arc<Self>,
+        &self,
         name: &Name,
         version: Version,
         deadline: Instant,
@@ -258,7 +234,7 @@ impl LegacyPeerState {
                 }
             }
             if !is_last {
-                self.measure(name, Purpose::Bytes, deadline)?;
+                self.measure_name(name, Purpose::Bytes, deadline)?;
             }
         }
         Err(Error::Changed { who: self.who() })
@@ -271,17 +247,35 @@ impl LegacyPeerState {
     }
 }
 
+/// Derives the id of a server from its URL. It is not a key, and proves nothing.
+pub(super) fn id_of(url: &Url) -> PeerId {
+    let mut hasher = Sha256::new();
+    hasher.update(b"tinyp2p 2004 server\0");
+    hasher.update(url.as_str().as_bytes());
+    PeerId::from_bytes(hasher.finalize().into())
+}
+
+/// The turn to call, held until dropped.
+struct CallTurn<'a>(&'a LegacyPeer);
+
+impl Drop for CallTurn<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().is_called = false;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Peer for LegacyPeer {
     fn id(&self) -> PeerId {
-        self.inner.id
+        self.id
     }
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
         match request {
-            Request::List(request) => self.inner.listing(request, deadline),
-            Request::Stat(request) => self.inner.stat(request, deadline),
-            Request::Search(request) => self.inner.search(request, deadline),
-            Request::Hashes(request) => self.inner.hashes(request, deadline),
+            Request::List(request) => self.listing(request, deadline),
+            Request::Stat(request) => self.stat(request, deadline),
+            Request::Search(request) => self.search(request, deadline),
+            Request::Hashes(request) => self.hashes(request, deadline),
             Request::Changes(request) => {
                 std::thread::sleep(request.wait);
                 Ok(Response::Changes(Changes {
@@ -293,7 +287,7 @@ impl Peer for LegacyPeer {
             | Request::Snapshot(_)
             | Request::ListMethods
             | Request::MethodHelp(_) => Err(Error::Fault {
-                who: self.inner.who(),
+                who: self.who(),
                 fault: Fault::new(FaultCode::MethodNotFound, "a server of 2004"),
             }),
         }
@@ -306,12 +300,10 @@ impl Peer for LegacyPeer {
         range: ByteRange,
         deadline: Instant,
     ) -> Result<Box<dyn ByteStream>, Error> {
-        let name = self.inner.top(path)?;
-        let (kept, content, size) = self.inner.content(&name, version, deadline)?;
+        let name = self.top(path)?;
+        let (kept, content, size) = self.content(&name, version, deadline)?;
         if range.end > size {
-            return Err(Error::Changed {
-                who: self.inner.who(),
-            });
+            return Err(Error::Changed { who: self.who() });
         }
         Ok(Box::new(KeptStream {
             kept,
@@ -326,15 +318,13 @@ impl Peer for LegacyPeer {
         _: ByteRange,
         _: Instant,
     ) -> Result<(u64, Box<dyn ByteStream>), Error> {
-        Err(Error::NotFound {
-            who: self.inner.who(),
-        })
+        Err(Error::NotFound { who: self.who() })
     }
 
     fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
         let answer = |item: &BatchItem| {
-            let name = self.inner.top(&item.path);
-            let found = name.and_then(|name| self.inner.content(&name, item.version, deadline));
+            let name = self.top(&item.path);
+            let found = name.and_then(|name| self.content(&name, item.version, deadline));
             let (content, size) = match found {
                 Ok((_, content, size)) => (content, size),
                 Err(Error::Changed { .. }) => return BatchAnswer::Changed,
@@ -361,7 +351,7 @@ impl Whole for LegacyPeer {
         need: Purpose,
         deadline: Instant,
     ) -> Result<Attributes, Error> {
-        self.inner.measure(&self.inner.top(path)?, need, deadline)
+        self.measure_name(&self.top(path)?, need, deadline)
     }
 }
 
@@ -385,18 +375,12 @@ impl ByteStream for KeptStream {
                 self.remaining.start += count as u64;
                 Ok(count)
             }
-            Ok(_) => Err(Error::Local {
-                what: "reading a file that was fetched".into(),
-                why: "it has become shorter".into(),
-            }),
+            Ok(_) => Err(Error::local(
+                "reading a file that was fetched",
+                "it has become shorter",
+            )),
             Err(error) => Err(Error::local("reading a file that was fetched", error)),
         }
-    }
-}
-
-impl std::fmt::Debug for LegacyPeer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LegacyPeer({})", self.url())
     }
 }
 

@@ -74,7 +74,7 @@ impl PlaintextProtocol for LegacyServer {
         candidates.extend(local_urls(local.ip(), local.port()));
         let called = legacy.key().made_for(&call.token, &candidates);
         let called = called.cloned().ok_or_else(wire::encode_denial)?;
-        legacy.known.lock().called(&called);
+        legacy.known().called(&called);
         let operation = call.operation.map_err(|why| wire::encode_fault(&why))?;
         Ok(Box::new(AcceptedCall {
             legacy: Arc::clone(legacy),

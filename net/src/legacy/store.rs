@@ -5,9 +5,9 @@
 //! that somebody is reading. One file may take three quarters of the budget, so that a server with
 //! endless files leaves room for those of others.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,9 +107,6 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     builder.recursive(true).mode(0o700).create(directory)
 }
 
-/// Numbers the files that have a name for a moment.
-static NUMBER: AtomicU64 = AtomicU64::new(0);
-
 impl LegacyStore {
     /// Opens a store of at most `limit` bytes in `directory`, which is created if missing.
     /// Without a directory, the system's one for temporary files; without a limit, half of the
@@ -136,11 +133,6 @@ impl LegacyStore {
         Ok(Arc::new(store))
     }
 
-    /// Returns the maximum number of bytes it holds.
-    pub fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Returns the maximum size of one file in bytes.
     pub fn max(&self) -> u64 {
         self.limit / 4 * 3
@@ -165,28 +157,14 @@ impl LegacyStore {
     }
 
     fn nameless(&self) -> io::Result<File> {
-        use rustix::fs::{Mode, OFlags};
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        match rustix::fs::open(&self.directory, flags, mode) {
-            Ok(file) => return Ok(file.into()),
+        match tempfile::tempfile_in(&self.directory) {
             // People empty caches by `rm -rf`.
-            Err(rustix::io::Errno::NOENT) => make_directory(&self.directory)?,
-            Err(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_directory(&self.directory)?;
+                tempfile::tempfile_in(&self.directory)
+            }
+            made => made,
         }
-        // Not every file system supports that.
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = self
-            .directory
-            .join(format!(".fetching-{}-{number}", std::process::id()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        fs::remove_file(&path)?;
-        Ok(file)
     }
 
     /// Makes room for `more` bytes, if necessary by evicting the contents unused for

@@ -17,8 +17,7 @@ use self::read::{Contents, Decoder, LegacyReader, damaged, is_blank};
 use super::bytes::Tag;
 use super::error::WireError;
 use super::url::MAX_URL_BYTES;
-use crate::protocol::xmlrpc;
-use crate::protocol::xmlrpc::Value;
+use crate::protocol::xmlrpc::{self, Value};
 
 /// The only method.
 const METHOD: &str = "f";

@@ -130,18 +130,6 @@ impl Version {
     pub fn entity_tag(self) -> String {
         format!("\"{:016x}\"", self.0)
     }
-
-    /// Parses an entity tag that [`Version::entity_tag`] wrote.
-    pub fn from_entity_tag(tag: &str) -> Result<Self, Invalid> {
-        let digits = tag
-            .strip_prefix('"')
-            .and_then(|rest| rest.strip_suffix('"'))
-            .filter(|digits| digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
-            .ok_or(Invalid::EntityTag)?;
-        u64::from_str_radix(digits, 16)
-            .map(Self)
-            .map_err(|_| Invalid::EntityTag)
-    }
 }
 
 #[cfg(test)]
@@ -159,7 +147,10 @@ mod tests {
     fn entity_tags_survive_the_round_trip() {
         let version = Version(0x0123_4567_89ab_cdef);
         assert_eq!(version.entity_tag(), "\"0123456789abcdef\"");
-        assert_eq!(Version::from_entity_tag(&version.entity_tag()), Ok(version));
+        assert_eq!(
+            Version::from_entity_tag(&version.entity_tag()),
+            Some(version)
+        );
         for bad in [
             "",
             "\"\"",
@@ -167,7 +158,7 @@ mod tests {
             "0123456789abcdef",
             "\"+123456789abcdef\"",
         ] {
-            assert!(Version::from_entity_tag(bad).is_err(), "{bad}");
+            assert!(Version::from_entity_tag(bad).is_none(), "{bad}");
         }
     }
 }

@@ -36,9 +36,6 @@ pub enum Invalid {
     /// Not 64 hexadecimal digits, or not 32 bytes.
     #[error("a content root has 64 hexadecimal digits")]
     Root,
-    /// Not a quoted string of 16 hexadecimal digits.
-    #[error("not an entity tag of this program")]
-    EntityTag,
     /// Not `host`, `host:port` or `https://host:port[#PEER-ID]`.
     #[error("'{0}' is not a peer address: use host, host:port or https://host:port[#PEER-ID]")]
     Address(String),

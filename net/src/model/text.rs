@@ -5,11 +5,17 @@
 //! cursor, reverse the direction of writing, end the line, or are invisible, so that two names look
 //! like one. They are defined once, here, by their Unicode properties.
 
+#[cfg(any(test, feature = "testing"))]
+mod testing;
+
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::sync::LazyLock;
 
 use regex_syntax::hir::{Class, HirKind};
+
+#[cfg(any(test, feature = "testing"))]
+pub use testing::HOSTILE;
 
 /// Control and format characters (the marks and overrides of direction, tags), the separators of
 /// lines and paragraphs, and everything a screen may leave out: variation selectors, fillers,
@@ -74,45 +80,6 @@ pub(crate) fn write_escaped(f: &mut impl Write, bytes: &[u8]) -> fmt::Result {
     }
     Ok(())
 }
-
-/// One or more of each class of characters that drive a terminal, for tests of displayed text.
-#[cfg(any(test, feature = "testing"))]
-pub const HOSTILE: [char; 34] = [
-    '\0',
-    '\x1b',
-    '\n',
-    '\r',
-    '\t',
-    '\x7f',
-    '\u{85}',
-    '\u{9b}', // controls
-    '\u{ad}',
-    '\u{600}',
-    '\u{feff}',
-    '\u{fff9}', // formats
-    '\u{200e}',
-    '\u{200f}',
-    '\u{61c}', // marks of direction
-    '\u{202a}',
-    '\u{202e}',
-    '\u{2066}',
-    '\u{2069}', // embeddings, overrides and isolates
-    '\u{2028}',
-    '\u{2029}', // separators
-    '\u{200b}',
-    '\u{200c}',
-    '\u{200d}',
-    '\u{2060}',
-    '\u{180e}', // no width
-    '\u{34f}',
-    '\u{115f}',
-    '\u{3164}', // fillers
-    '\u{fe0f}',
-    '\u{e0100}', // variation selectors
-    '\u{e0001}',
-    '\u{e007f}', // tags
-    '\u{fffe}',
-];
 
 #[cfg(test)]
 mod tests {

@@ -82,16 +82,12 @@ pub struct Whom {
 }
 
 impl Whom {
-    /// Selects all members.
-    pub fn everyone() -> Self {
-        Self::default()
-    }
-
-    /// Selects one member.
-    pub fn only(member: PeerId) -> Self {
+    /// Selects all members but those that are `known`, one of which has the entry if `is_found`.
+    pub fn besides(known: Vec<PeerId>, is_found: bool) -> Self {
         Self {
-            only: Some(member),
-            ..Self::default()
+            only: None,
+            known,
+            is_found,
         }
     }
 

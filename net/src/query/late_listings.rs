@@ -23,11 +23,17 @@ const MAX_BYTES: usize = 8 << 20;
 /// Cost of a listing beside its entries and the path, which is in both tables.
 const OVERHEAD: usize = 256;
 
-type ListingKey = (PeerId, RelPath);
+/// Listings by member and directory.
+type ByDirectory = ExpiringMap<(PeerId, RelPath), Arc<Held<Listing>>>;
 
 /// The latest listings of slow members, for everyone who asks.
-#[derive(Default)]
-pub(crate) struct LateListings(Mutex<Late>);
+pub(crate) struct LateListings(Mutex<ByDirectory>);
+
+impl Default for LateListings {
+    fn default() -> Self {
+        Self(Mutex::new(ExpiringMap::new(KEPT, MAX_BYTES)))
+    }
+}
 
 impl LateListings {
     /// Stores `member`'s listing of `directory`; `None` if it has no such directory. Stores nothing
@@ -39,10 +45,21 @@ impl LateListings {
         listing: Option<&Held<Listing>>,
         now: Instant,
     ) {
+        let key = (member, directory.clone());
         // A caller that runs out of room may take this very lock.
-        let fits = listing.filter(|listing| weight(directory, listing) <= MAX_BYTES);
-        let listing = fits.and_then(Held::copy);
-        let gone = self.0.lock().put(member, directory.clone(), listing, now);
+        let weighed = listing.map(|listing| (listing, weight(directory, listing)));
+        let fits = weighed.filter(|(_, weight)| *weight <= MAX_BYTES);
+        let copy = fits.and_then(|(listing, weight)| Some((Held::copy(listing)?, weight)));
+        let mut late = self.0.lock();
+        let gone = match copy {
+            Some((listing, weight)) => late.insert(key, Arc::new(listing), weight, now),
+            None => {
+                let mut gone = late.expire(now);
+                gone.extend(late.remove(&key));
+                gone
+            }
+        };
+        drop(late);
         drop(gone);
     }
 
@@ -53,48 +70,16 @@ impl LateListings {
         directory: &RelPath,
         now: Instant,
     ) -> Option<Held<Listing>> {
-        let listing = self.0.lock().get(member, directory, now)?;
+        let key = (member, directory.clone());
+        let listing = self.0.lock().get(&key, now).cloned()?;
         listing.copy()
     }
 }
 
 impl Relieve for LateListings {
     fn relieve(&self, member: PeerId) {
-        let gone = self.0.lock().0.remove_all(|(who, _)| *who == member);
+        let gone = self.0.lock().remove_all(|(who, _), _| *who == member);
         drop(gone);
-    }
-}
-
-/// Listings by member and directory.
-struct Late(ExpiringMap<ListingKey, Arc<Held<Listing>>>);
-
-impl Default for Late {
-    fn default() -> Self {
-        Self(ExpiringMap::new(KEPT, MAX_BYTES))
-    }
-}
-
-impl Late {
-    /// Stores a listing. Returns the listings it displaced, to be dropped without the lock.
-    fn put(
-        &mut self,
-        member: PeerId,
-        directory: RelPath,
-        listing: Option<Held<Listing>>,
-        now: Instant,
-    ) -> Vec<Arc<Held<Listing>>> {
-        let Some(listing) = listing else {
-            let mut gone = self.0.expire(now);
-            gone.extend(self.0.remove(&(member, directory)));
-            return gone;
-        };
-        let weight = weight(&directory, &listing);
-        let key = (member, directory);
-        self.0.insert(key, Arc::new(listing), weight, now)
-    }
-
-    fn get(&self, member: PeerId, directory: &RelPath, now: Instant) -> Option<Arc<Held<Listing>>> {
-        self.0.get(&(member, directory.clone()), now).cloned()
     }
 }
 
@@ -141,44 +126,48 @@ mod tests {
 
     #[test]
     fn latest_late_listing_counts_for_a_while() {
-        let (mut late, now) = (Late::default(), Instant::now());
-        late.put(id(1), path("d"), listing(1), now);
-        late.put(id(1), path("d"), listing(2), now);
-        let entries = |late: &Late, now| late.get(id(1), &path("d"), now).map(|l| l.entries.len());
+        let (late, now) = (LateListings::default(), Instant::now());
+        late.put(id(1), &path("d"), listing(1).as_ref(), now);
+        late.put(id(1), &path("d"), listing(2).as_ref(), now);
+        let entries =
+            |late: &LateListings, now| late.get(id(1), &path("d"), now).map(|l| l.entries.len());
         assert_eq!(entries(&late, now), Some(2));
         assert_eq!(entries(&late, now + KEPT), None);
         assert!(late.get(id(2), &path("d"), now).is_none());
-        late.put(id(1), path("d"), None, now);
-        assert_eq!((entries(&late, now), late.0.weight()), (None, 0));
+        late.put(id(1), &path("d"), None, now);
+        assert_eq!((entries(&late, now), late.0.lock().weight()), (None, 0));
     }
 
     #[test]
     fn the_oldest_goes_when_there_is_too_much() {
-        let (mut late, now) = (Late::default(), Instant::now());
+        let (late, now) = (LateListings::default(), Instant::now());
         let third = 2 * MAX_BYTES / 5 / listing(1).unwrap().entries.weight();
         for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
             let now = now + Duration::from_millis(number as u64);
-            late.put(id(1), path(name), listing(third), now);
+            late.put(id(1), &path(name), listing(third).as_ref(), now);
         }
         let kept = ["a", "b", "c", "d"].map(|name| late.get(id(1), &path(name), now).is_some());
         assert_eq!(kept, [false, false, true, true]);
-        late.put(id(1), path("huge"), listing(6 * third), now);
+        late.put(id(1), &path("huge"), listing(6 * third).as_ref(), now);
         assert!(late.get(id(1), &path("huge"), now).is_none());
-        assert!(late.0.weight() <= MAX_BYTES);
+        assert!(late.0.lock().weight() <= MAX_BYTES);
     }
 
     #[test]
     fn what_came_again_and_again_is_held_once() {
-        let (mut late, now) = (Late::default(), Instant::now());
+        let (late, now) = (LateListings::default(), Instant::now());
         for second in 0..1000 {
             late.put(
                 id(1),
-                path("d"),
-                listing(3),
+                &path("d"),
+                listing(3).as_ref(),
                 now + Duration::from_secs(second),
             );
         }
-        assert_eq!(late.0.weight(), weight(&path("d"), &listing(3).unwrap()));
-        assert_eq!(late.0.len(), 1);
+        assert_eq!(
+            late.0.lock().weight(),
+            weight(&path("d"), &listing(3).unwrap())
+        );
+        assert_eq!(late.0.lock().len(), 1);
     }
 }

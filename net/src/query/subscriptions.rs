@@ -127,10 +127,10 @@ impl Subscriptions {
             until,
             peer: Arc::downgrade(peer),
         };
-        let (followers, peer) = (Arc::downgrade(self), Arc::clone(peer));
+        let (subscriptions, peer) = (Arc::downgrade(self), Arc::clone(peer));
         let id = peer.id();
         let thread = std::thread::Builder::new().name(format!("follow-{}", id.short()));
-        let spawned = thread.spawn(move || run(&followers, &*peer, counter));
+        let spawned = thread.spawn(move || run(&subscriptions, &*peer, counter));
         let is_followed = spawned.is_ok();
         if is_followed {
             followed.insert(id, new);
@@ -145,10 +145,10 @@ impl Subscriptions {
 
     /// Announces that no answer of `member` holds any longer.
     pub fn distrust(&self, member: PeerId) {
-        self.tell(member, &News::Lost);
+        self.notify(member, &News::Lost);
     }
 
-    fn tell(&self, member: PeerId, news: &News) {
+    fn notify(&self, member: PeerId, news: &News) {
         let listeners = self.listeners.read().clone();
         for listener in listeners.iter().filter_map(Weak::upgrade) {
             listener.news(member, news);
@@ -177,7 +177,7 @@ impl Subscriptions {
     fn end(&self, peer: &dyn Peer, until: Instant) {
         self.paused.lock().insert(peer.id(), until);
         self.forget(peer);
-        self.tell(peer.id(), &News::Lost);
+        self.notify(peer.id(), &News::Lost);
     }
 
     fn forget(&self, peer: &dyn Peer) {
@@ -198,22 +198,22 @@ impl Followed {
 }
 
 /// Polls one member until nobody needs it or it fails.
-fn run(followers: &Weak<Subscriptions>, peer: &dyn Peer, counter: u64) {
+fn run(subscriptions: &Weak<Subscriptions>, peer: &dyn Peer, counter: u64) {
     let mut since = counter;
     let mut allowance = PollAllowance::new(Instant::now());
     loop {
         {
-            let Some(followers) = followers.upgrade() else {
+            let Some(subscriptions) = subscriptions.upgrade() else {
                 return;
             };
-            if !followers.is_needed(peer, Instant::now()) {
+            if !subscriptions.is_needed(peer, Instant::now()) {
                 return;
             }
         }
         let begun = Instant::now();
         let request = Request::Changes(ChangesRequest { since, wait: WAIT });
         let answer = peer.call(&request, Instant::now() + WAIT + GRACE);
-        let Some(followers) = followers.upgrade() else {
+        let Some(subscriptions) = subscriptions.upgrade() else {
             return;
         };
         match answer {
@@ -222,20 +222,20 @@ fn run(followers: &Weak<Subscriptions>, peer: &dyn Peer, counter: u64) {
                 let (now, count) = (Instant::now(), changes.changes.len());
                 let is_early = now - begun < EARLY;
                 if (is_early || count > 0) && !allowance.takes(count, now) {
-                    let pause = followers.floods.lock().note(peer.id(), now);
+                    let pause = subscriptions.floods.lock().note(peer.id(), now);
                     let seconds = pause.as_secs();
                     tracing::info!(member = ?peer.id(), seconds, "changes too much to be followed");
-                    return followers.end(peer, now + pause);
+                    return subscriptions.end(peer, now + pause);
                 }
                 if count > 0 {
-                    followers.tell(peer.id(), &News::Changed(changes.changes));
+                    subscriptions.notify(peer.id(), &News::Changed(changes.changes));
                 }
                 let mut next = begun + PACE;
                 if is_early {
-                    let mut paces = followers.paces.lock();
+                    let mut paces = subscriptions.paces.lock();
                     next = next.max(paces.next(peer.id(), peer.remote(), count > 0, now));
                 }
-                drop(followers);
+                drop(subscriptions);
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
             }
             other => {
@@ -244,8 +244,8 @@ fn run(followers: &Weak<Subscriptions>, peer: &dyn Peer, counter: u64) {
                     Ok(_) => Error::misbehaved(peer.id().short(), "an answer to another question"),
                 };
                 tracing::debug!(member = ?peer.id(), %error, "changes are no longer heard of");
-                followers.end(peer, Instant::now() + PAUSE);
-                (followers.report)(peer.id(), &error);
+                subscriptions.end(peer, Instant::now() + PAUSE);
+                (subscriptions.report)(peer.id(), &error);
                 return;
             }
         }
@@ -281,10 +281,10 @@ mod tests {
     }
 
     fn setting() -> (Arc<Subscriptions>, Arc<Ear>, Arc<MemoryPeer>) {
-        let followers = Subscriptions::new(Box::new(|_, _| {}));
+        let subscriptions = Subscriptions::new(Box::new(|_, _| {}));
         let ear = Arc::new(Ear::default());
-        followers.listen(Arc::downgrade(&ear) as Weak<dyn ChangeListener>);
-        (followers, ear, Arc::new(MemoryPeer::new(1)))
+        subscriptions.listen(Arc::downgrade(&ear) as Weak<dyn ChangeListener>);
+        (subscriptions, ear, Arc::new(MemoryPeer::new(1)))
     }
 
     fn dynamic(peer: &Arc<MemoryPeer>) -> Arc<dyn Peer> {
@@ -301,10 +301,10 @@ mod tests {
 
     #[test]
     fn change_after_a_watched_answer_is_heard() {
-        let (followers, ear, peer) = setting();
+        let (subscriptions, ear, peer) = setting();
         peer.watch();
         let counter = peer.counter();
-        assert!(followers.follow(&dynamic(&peer), counter, Instant::now()));
+        assert!(subscriptions.follow(&dynamic(&peer), counter, Instant::now()));
         peer.put("a", "x", 1);
         ear.hears(&changed("a"));
         peer.put("b", "x", 1);
@@ -313,59 +313,59 @@ mod tests {
 
     #[test]
     fn answer_older_than_the_poll_is_ignored() {
-        let (followers, _, peer) = setting();
+        let (subscriptions, _, peer) = setting();
         peer.watch();
         let before = peer.counter();
         peer.put("a", "x", 1);
         let now = Instant::now();
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
-        assert!(!followers.follow(&dynamic(&peer), before, now));
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        assert!(subscriptions.follow(&dynamic(&peer), peer.counter(), now));
+        assert!(!subscriptions.follow(&dynamic(&peer), before, now));
+        assert!(subscriptions.follow(&dynamic(&peer), peer.counter(), now));
     }
 
     #[test]
     fn failed_poll_ends_the_promise() {
-        let (followers, ear, peer) = setting();
+        let (subscriptions, ear, peer) = setting();
         peer.watch();
         let now = Instant::now();
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        assert!(subscriptions.follow(&dynamic(&peer), peer.counter(), now));
         peer.behave(Behaviour::Gone);
         ear.hears(&News::Lost);
         peer.behave(Behaviour::Honest);
         let now = Instant::now();
-        assert!(!followers.follow(&dynamic(&peer), peer.counter(), now));
+        assert!(!subscriptions.follow(&dynamic(&peer), peer.counter(), now));
         let later = now + PAUSE;
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), later));
+        assert!(subscriptions.follow(&dynamic(&peer), peer.counter(), later));
         peer.put("a", "x", 1);
         ear.hears(&changed("a"));
     }
 
     #[test]
     fn unwatching_member_is_lost_at_once() {
-        let (followers, ear, peer) = setting();
-        assert!(followers.follow(&dynamic(&peer), 7, Instant::now()));
+        let (subscriptions, ear, peer) = setting();
+        assert!(subscriptions.follow(&dynamic(&peer), 7, Instant::now()));
         ear.hears(&News::Lost);
     }
 
     #[test]
     fn returned_member_is_not_the_polled_one() {
-        let (followers, _, peer) = setting();
+        let (subscriptions, _, peer) = setting();
         peer.watch();
         let now = Instant::now();
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), now));
+        assert!(subscriptions.follow(&dynamic(&peer), peer.counter(), now));
         let again = Arc::new(MemoryPeer::new(1));
-        assert!(!followers.follow(&dynamic(&again), u64::MAX, now));
+        assert!(!subscriptions.follow(&dynamic(&again), u64::MAX, now));
     }
 
     #[test]
     fn change_floods_end_promises_ever_longer() {
-        let (followers, ear, peer) = setting();
+        let (subscriptions, ear, peer) = setting();
         peer.behave(Behaviour::Flooding(1024, false));
         let begun = Instant::now();
         let mut times = 0;
         let mut lost = 0;
         while begun.elapsed() < 3 * PAUSE {
-            times += usize::from(followers.follow(&dynamic(&peer), 1, Instant::now()));
+            times += usize::from(subscriptions.follow(&dynamic(&peer), 1, Instant::now()));
             std::thread::sleep(Duration::from_millis(10));
         }
         for news in &*ear.0.lock() {
@@ -378,18 +378,18 @@ mod tests {
 
     #[test]
     fn empty_instant_answers_slow_the_polls() {
-        let (followers, _, peer) = setting();
+        let (subscriptions, _, peer) = setting();
         peer.behave(Behaviour::Flooding(0, false));
-        assert!(followers.follow(&dynamic(&peer), 1, Instant::now()));
+        assert!(subscriptions.follow(&dynamic(&peer), 1, Instant::now()));
         std::thread::sleep(Duration::from_secs(3));
         assert!((2..=45).contains(&peer.polls()), "{} polls", peer.polls());
     }
 
     #[test]
     fn changes_are_heard_within_a_second() {
-        let (followers, ear, peer) = setting();
+        let (subscriptions, ear, peer) = setting();
         peer.watch();
-        assert!(followers.follow(&dynamic(&peer), peer.counter(), Instant::now()));
+        assert!(subscriptions.follow(&dynamic(&peer), peer.counter(), Instant::now()));
         let mut longest = Duration::ZERO;
         for number in 0..70 {
             let (name, begun) = (format!("{number}"), Instant::now());
@@ -402,12 +402,12 @@ mod tests {
 
     #[test]
     fn polling_stops_once_answers_are_old() {
-        let (followers, _, peer) = setting();
+        let (subscriptions, _, peer) = setting();
         peer.watch();
         let then = Instant::now().checked_sub(PROMISE).unwrap();
-        followers.follow(&dynamic(&peer), peer.counter(), then);
+        subscriptions.follow(&dynamic(&peer), peer.counter(), then);
         let deadline = Instant::now() + Duration::from_secs(10);
-        while followers.followed.lock().contains_key(&peer.id()) {
+        while subscriptions.followed.lock().contains_key(&peer.id()) {
             assert!(Instant::now() < deadline);
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connection_limits::{ConnectionPlace, MemberConnection, UnidentifiedConnection};
+use super::connection_limits::{ConnectionPlace, MemberConnection};
 use super::context::{Caller, ServerContext};
 use super::first_record::{Beginning, beginning};
 use super::hello_queue::HandshakeThread;
@@ -168,8 +168,8 @@ impl IncomingConnection {
     }
 
     /// Identifies the caller and serves it accordingly.
-    async fn identify(self, socket: std::net::TcpStream, connection: UnidentifiedConnection) {
-        let identified = connection.place.keep(self.shake_hands(socket)).await;
+    async fn identify(self, socket: std::net::TcpStream, unidentified: ConnectionPlace) {
+        let identified = unidentified.keep(self.shake_hands(socket)).await;
         match identified.ok_or_else(|| crowded("handshakes")).flatten() {
             Ok(Identified::Stranger) => {}
             Ok(Identified::Member(tls, member)) => {
@@ -177,7 +177,7 @@ impl IncomingConnection {
                 let Some(place) = connections.member(member, self.remote) else {
                     return log_end(self.remote, &crowded("connections of one member"));
                 };
-                drop(connection);
+                drop(unidentified);
                 self.note_member(member);
                 let members = self.context.members.clone();
                 members.spawn(self.serve_http(*tls, place));

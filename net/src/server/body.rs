@@ -1,4 +1,4 @@
-//! The bodies of responses: nothing, a buffer, or a range of a file as it is read.
+//! The bodies of responses: nothing, a buffer, or pieces that are read as they are sent.
 //!
 //! A file is read in pieces of 256 KiB into reusable buffers. Pieces in the page cache are read
 //! right in `poll_frame`; only the others go to a blocking thread. Passing each piece to another
@@ -13,9 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::blocks::BlocksBody;
 use super::connection_limits::RequestGuard;
-use super::document_body::DocumentBody;
 use super::work::Work;
 use crate::concurrency::buffer_pool::{BufferPool, PooledBuffer};
 use crate::model::ByteRange;
@@ -37,21 +35,17 @@ pub(super) struct Body {
 enum BodyKind {
     /// Taken out when it is sent.
     Full(Bytes),
-    File(FileBody),
-    Blocks(BlocksBody),
-    Document(DocumentBody),
+    Pieces(PieceBody),
 }
 
-impl From<BodyKind> for Body {
-    fn from(kind: BodyKind) -> Self {
+impl Body {
+    fn new(kind: BodyKind) -> Self {
         Self {
             kind,
             _answered: None,
         }
     }
-}
 
-impl Body {
     /// Returns a body without bytes.
     pub(super) fn empty() -> Self {
         Self::full(Bytes::new())
@@ -59,17 +53,12 @@ impl Body {
 
     /// Returns a body of these bytes.
     pub(super) fn full(bytes: Bytes) -> Self {
-        BodyKind::Full(bytes).into()
+        Self::new(BodyKind::Full(bytes))
     }
 
-    /// Returns a body that sends a range of a file.
-    pub(super) fn file(file: FileBody) -> Self {
-        BodyKind::File(file).into()
-    }
-
-    /// Returns a body that sends a range of a cached content.
-    pub(super) fn blocks(blocks: BlocksBody) -> Self {
-        BodyKind::Blocks(blocks).into()
+    /// Returns a body that is read as it is sent.
+    pub(super) fn pieces(pieces: PieceBody) -> Self {
+        Self::new(BodyKind::Pieces(pieces))
     }
 
     /// Counts the answered request as under way until this body was sent.
@@ -78,11 +67,6 @@ impl Body {
             _answered: Some(request),
             ..self
         }
-    }
-
-    /// Returns a body that writes a document as it is sent.
-    pub(super) fn document(document: DocumentBody) -> Self {
-        BodyKind::Document(document).into()
     }
 }
 
@@ -97,9 +81,11 @@ impl http_body::Body for Body {
         match &mut self.kind {
             BodyKind::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             BodyKind::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            BodyKind::File(file) => file.poll_piece(context),
-            BodyKind::Blocks(blocks) => blocks.poll_piece(context),
-            BodyKind::Document(document) => document.poll_piece(context),
+            BodyKind::Pieces(pieces) if pieces.left == 0 => Poll::Ready(None),
+            BodyKind::Pieces(pieces) => {
+                let piece = ready!(pieces.poll_piece(context));
+                Poll::Ready(Some(piece.map(Frame::data)))
+            }
         }
     }
 
@@ -110,137 +96,154 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(match &self.kind {
             BodyKind::Full(bytes) => bytes.len() as u64,
-            BodyKind::File(file) => file.remaining.len(),
-            BodyKind::Blocks(blocks) => blocks.remaining(),
-            BodyKind::Document(document) => document.remaining(),
+            BodyKind::Pieces(pieces) => pieces.left,
         })
     }
 }
 
-/// A range of a file that still has the version in which it was opened. Once it has not, the body
-/// ends in an error, which cuts the connection.
-pub(super) struct FileBody {
-    file: Arc<SharedFile>,
-    /// The part not yet handed out.
-    remaining: ByteRange,
+/// What a body is read from.
+pub(super) trait PieceSource: Send + Sync {
+    /// Reads the piece at `position`, which has at least one of the `left` bytes still to come.
+    /// Also returns the position behind it. May wait for a disk. An error ends the body early,
+    /// which cuts the connection.
+    fn read(&self, position: u64, left: u64) -> io::Result<(Bytes, u64)>;
+
+    /// Does the same if that needs no wait for a disk; otherwise returns `None`.
+    fn read_now(&self, _position: u64, _left: u64) -> io::Result<Option<(Bytes, u64)>> {
+        Ok(None)
+    }
+}
+
+/// A body of pieces. Ends in an error as soon as one is unavailable or too long.
+pub(super) struct PieceBody {
+    source: Arc<dyn PieceSource>,
+    position: u64,
+    /// The bytes not yet handed out.
+    left: u64,
     next: NextPiece,
     work: Work,
-    buffers: Arc<BufferPool>,
 }
+
+type ReadTask = Pin<Box<dyn Future<Output = io::Result<(Bytes, u64)>> + Send + Sync>>;
 
 enum NextPiece {
-    Ready(Bytes),
+    Ready(Bytes, u64),
     Unread,
-    Reading(Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>>),
+    Reading(ReadTask),
 }
 
-impl FileBody {
-    /// Reads the first piece, waiting for the disk if need be.
-    pub(super) fn begin(
-        file: &Arc<SharedFile>,
-        range: ByteRange,
-        work: Work,
-        buffers: &Arc<BufferPool>,
-    ) -> io::Result<Self> {
-        let first = read_piece(file, range, buffers.take(wanted(range)))?;
-        Ok(Self::behind(first, file, range, work, buffers))
+impl PieceBody {
+    /// Creates a body of `left` bytes from position 0 on.
+    pub(super) fn new(source: Arc<dyn PieceSource>, left: u64, work: Work) -> Self {
+        Self {
+            source,
+            position: 0,
+            left,
+            next: NextPiece::Unread,
+            work,
+        }
     }
 
-    /// Reads the first piece if that needs no wait for the disk; otherwise returns `None`.
-    pub(super) fn begin_now(
-        file: &Arc<SharedFile>,
+    /// Creates a body of `range`, whose first piece it reads, waiting for the disk if need be.
+    pub(super) fn begin(
+        source: Arc<dyn PieceSource>,
         range: ByteRange,
         work: Work,
-        buffers: &Arc<BufferPool>,
-    ) -> io::Result<Option<Self>> {
-        let mut buffer = buffers.take(wanted(range));
-        let first = match file.read_at_now(range.start, &mut buffer)? {
-            Some(0) | None => return Ok(None),
-            Some(count) => filled(buffer, count)?,
+    ) -> io::Result<Self> {
+        let first = match range.len() {
+            0 => None,
+            left => Some(source.read(range.start, left)?),
         };
-        Ok(Some(Self::behind(first, file, range, work, buffers)))
+        Ok(Self::behind(first, source, range, work))
+    }
+
+    /// Creates a body of `range` if its first piece needs no wait for the disk.
+    pub(super) fn begin_now(
+        source: Arc<dyn PieceSource>,
+        range: ByteRange,
+        work: Work,
+    ) -> io::Result<Option<Self>> {
+        let first = source.read_now(range.start, range.len())?;
+        Ok(first.map(|first| Self::behind(Some(first), source, range, work)))
     }
 
     fn behind(
-        first: Bytes,
-        file: &Arc<SharedFile>,
-        remaining: ByteRange,
+        first: Option<(Bytes, u64)>,
+        source: Arc<dyn PieceSource>,
+        range: ByteRange,
         work: Work,
-        buffers: &Arc<BufferPool>,
     ) -> Self {
         Self {
-            file: Arc::clone(file),
-            remaining,
-            next: NextPiece::Ready(first),
-            work,
-            buffers: Arc::clone(buffers),
+            position: range.start,
+            next: first.map_or(NextPiece::Unread, |(piece, end)| {
+                NextPiece::Ready(piece, end)
+            }),
+            ..Self::new(source, range.len(), work)
         }
     }
 
-    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.remaining.is_empty() {
-            return Poll::Ready(None);
-        }
-        let piece = match ready!(self.poll_read(context)) {
-            Ok(piece) => piece,
-            Err(error) => return Poll::Ready(Some(Err(error))),
-        };
-        self.next = NextPiece::Unread;
-        self.remaining.start += piece.len() as u64;
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+    fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let (piece, end) = ready!(self.poll_read(context))?;
+        (self.position, self.next) = (end, NextPiece::Unread);
+        let left = self.left.checked_sub(piece.len() as u64);
+        self.left = left.ok_or_else(|| io::Error::other("more than was announced"))?;
+        Poll::Ready(Ok(piece))
     }
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(Bytes, u64)>> {
+        let (position, left) = (self.position, self.left);
         if matches!(self.next, NextPiece::Unread) {
-            let mut buffer = self.buffers.take(wanted(self.remaining));
-            match self.file.read_at_now(self.remaining.start, &mut buffer)? {
-                Some(count) => return Poll::Ready(filled(buffer, count)),
-                None => self.next = NextPiece::Reading(self.read_later(buffer)),
+            if let Some(piece) = self.source.read_now(position, left)? {
+                return Poll::Ready(Ok(piece));
             }
+            let (source, work) = (Arc::clone(&self.source), self.work.clone());
+            self.next = NextPiece::Reading(Box::pin(async move {
+                work.run(move || source.read(position, left)).await?
+            }));
         }
         match &mut self.next {
             NextPiece::Reading(reading) => reading.as_mut().poll(context),
-            NextPiece::Ready(piece) => Poll::Ready(Ok(std::mem::take(piece))),
+            NextPiece::Ready(piece, end) => Poll::Ready(Ok((std::mem::take(piece), *end))),
             NextPiece::Unread => Poll::Pending,
         }
     }
+}
 
-    fn read_later(
-        &self,
-        buffer: PooledBuffer,
-    ) -> Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>> {
-        let (file, remaining, work) = (self.file.clone(), self.remaining, self.work.clone());
-        Box::pin(async move {
-            work.run(move || read_piece(&file, remaining, buffer))
-                .await?
-        })
+/// The bytes of a file that still has the version in which it was opened.
+pub(super) struct FilePieces {
+    pub(super) file: SharedFile,
+    pub(super) buffers: Arc<BufferPool>,
+}
+
+impl FilePieces {
+    fn buffer(&self, left: u64) -> PooledBuffer {
+        let length = usize::try_from(left).map_or(PIECE, |length| length.min(PIECE));
+        self.buffers.take(length)
     }
 }
 
-/// Returns how much of `remaining` goes into one piece.
-fn wanted(remaining: ByteRange) -> usize {
-    usize::try_from(remaining.len()).map_or(PIECE, |length| length.min(PIECE))
+impl PieceSource for FilePieces {
+    fn read(&self, position: u64, left: u64) -> io::Result<(Bytes, u64)> {
+        let mut buffer = self.buffer(left);
+        match self.file.read_at(position, &mut buffer)? {
+            // The range lies within the file.
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(filled(buffer, position, count)),
+        }
+    }
+
+    fn read_now(&self, position: u64, left: u64) -> io::Result<Option<(Bytes, u64)>> {
+        let mut buffer = self.buffer(left);
+        let count = self.file.read_at_now(position, &mut buffer)?;
+        let count = count.filter(|count| *count > 0);
+        Ok(count.map(|count| filled(buffer, position, count)))
+    }
 }
 
-fn read_piece(
-    file: &SharedFile,
-    remaining: ByteRange,
-    mut buffer: PooledBuffer,
-) -> io::Result<Bytes> {
-    if buffer.is_empty() {
-        return Ok(Bytes::new());
-    }
-    let count = file.read_at(remaining.start, &mut buffer)?;
-    filled(buffer, count)
-}
-
-/// Returns the first `count` bytes. There must be some: the range lies within the file.
-fn filled(mut buffer: PooledBuffer, count: usize) -> io::Result<Bytes> {
-    if count == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
+/// Returns the first `count` bytes, and the position behind them.
+fn filled(mut buffer: PooledBuffer, position: u64, count: usize) -> (Bytes, u64) {
     buffer.truncate(count);
-    Ok(Bytes::from_owner(buffer))
+    (Bytes::from_owner(buffer), position + count as u64)
 }
 
 /// Creates a pool of buffers for pieces.

@@ -133,11 +133,12 @@ impl ConnectionLimits {
         self: &Arc<Self>,
         remote: IpAddr,
         familiarity: Familiarity,
-    ) -> Option<UnidentifiedConnection> {
+    ) -> Option<ConnectionPlace> {
         let is_known = familiarity.is_known();
-        let class = Class::Unidentified { is_known };
-        let place = self.enter(class, keyless(remote, familiarity))?;
-        Some(UnidentifiedConnection { place })
+        self.enter(
+            Class::Unidentified { is_known },
+            keyless(remote, familiarity),
+        )
     }
 
     /// Admits an unencrypted connection from `remote`.
@@ -293,11 +294,6 @@ impl Drop for RequestGuard {
     }
 }
 
-/// One connection whose caller is not known yet.
-pub(super) struct UnidentifiedConnection {
-    pub(super) place: ConnectionPlace,
-}
-
 /// One unencrypted connection.
 pub(super) struct PlainConnection {
     /// The address it comes from.
@@ -377,7 +373,7 @@ mod tests {
                     .unwrap()
             })
             .collect();
-        assert!(!is_evicted(&friend.place));
+        assert!(!is_evicted(&friend));
     }
 
     #[test]
@@ -401,7 +397,7 @@ mod tests {
         let enter = |remote| {
             let familiarity = limits.familiarity(remote);
             let unidentified = limits.unidentified(remote, familiarity).unwrap();
-            [limits.unread(remote).unwrap(), unidentified.place]
+            [limits.unread(remote).unwrap(), unidentified]
         };
         // A share of four places, of which the neighbours together have the other.
         let held = [enter(member), enter(member)];

@@ -11,57 +11,52 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 
-use super::blocks::{Blocks, BlocksBody};
-use super::body::{Body, FileBody};
+use super::blocks::Blocks;
+use super::body::{Body, FilePieces, PieceSource};
 use super::context::Caller;
-use super::files::{refuse, with_bytes};
-use super::http::status;
-use super::range::{Decision, decide};
+use super::files::RangeRequest;
+use super::http::internal;
+use super::range::Decision;
 use super::work::Work;
 use crate::concurrency::buffer_pool::BufferPool;
 use crate::content::cache::DiskCache;
 use crate::content::merkle::BLOCK;
 use crate::model::{ByteRange, ContentId, Root};
 use crate::service::Service;
-use crate::share::{
-    FormerFile, NoContent, Share, SharedContent, SharedFile, is_changed, retry_while_changing,
-};
+use crate::share::{NoContent, Share, SharedContent, is_changed, retry_while_changing};
 
 /// Time limit of the search for a renamed file, for the caller that waits for its bytes.
 const SEARCH: Duration = Duration::from_secs(5);
 
 /// Answers a GET or HEAD for the content whose root is spelled `root`.
-pub(super) async fn serve<B>(request: &Request<B>, root: &str, caller: &Caller) -> Response<Body> {
+pub(super) async fn serve<B>(
+    request: &Request<B>,
+    root: &str,
+    caller: &Caller,
+) -> Result<Response<Body>, StatusCode> {
     let root = match Root::from_str(root) {
         Ok(root) if request.uri().query().is_none() => root,
-        _ => return status(StatusCode::NOT_FOUND),
+        _ => return Err(StatusCode::NOT_FOUND),
     };
     let requested = ContentRequest {
         root,
         tag: format!("\"{root}\""),
-        method: request.method().clone(),
-        fields: request.headers().clone(),
+        range: RangeRequest::of(request),
         work: caller.connection.work.clone(),
         buffers: caller.context.buffers.clone(),
     };
     let service = caller.context.service.clone();
-    let prepared = caller
-        .connection
-        .work
-        .run(move || requested.answer(&service));
-    prepared.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a content could not be served");
-        status(StatusCode::INTERNAL_SERVER_ERROR)
-    })
+    let answering = move || requested.answer(&service);
+    let answered = caller.connection.work.run(answering).await;
+    answered.map_err(|error| internal(&error))?
 }
 
 struct ContentRequest {
     root: Root,
     tag: String,
-    method: Method,
-    fields: HeaderMap,
+    range: RangeRequest,
     work: Work,
     buffers: Arc<BufferPool>,
 }
@@ -69,23 +64,21 @@ struct ContentRequest {
 impl ContentRequest {
     /// Finds the content, decides what to send of it, and reads the first bytes, all in one visit
     /// to a blocking thread.
-    fn answer(&self, service: &Service) -> Response<Body> {
+    fn answer(&self, service: &Service) -> Result<Response<Body>, StatusCode> {
         let until = Instant::now() + SEARCH;
         let shared = retry_while_changing(|| self.open_shared(service.share.as_deref(), until));
-        let (shared, absence) = match shared {
-            Ok(Ok(response)) => (Some(response), StatusCode::NOT_FOUND),
-            Ok(Err(absence)) => (None, absence),
-            Err(error) if is_changed(&error) => (None, StatusCode::SERVICE_UNAVAILABLE),
-            Err(error) => {
-                tracing::warn!(root = %self.root, %error, "a shared file cannot be read");
-                (None, StatusCode::INTERNAL_SERVER_ERROR)
+        let shared = shared.unwrap_or_else(|error| {
+            if is_changed(&error) {
+                return Err(StatusCode::SERVICE_UNAVAILABLE);
             }
-        };
-        let cached = || {
-            let cache = service.cache.as_ref()?;
-            self.send_cached(cache)
-        };
-        shared.or_else(cached).unwrap_or_else(|| status(absence))
+            tracing::warn!(root = %self.root, %error, "a shared file cannot be read");
+            Err(StatusCode::INTERNAL_SERVER_ERROR)
+        });
+        shared.or_else(|absence| {
+            let cache = service.cache.as_ref();
+            let cached = cache.and_then(|cache| self.send_cached(cache));
+            cached.ok_or(absence)
+        })
     }
 
     /// Opens the shared file, or returns the status that says why not. The error is a read error.
@@ -99,10 +92,15 @@ impl ContentRequest {
             share.open_content(self.root, start, until)
         });
         Ok(match opened {
-            Ok(SharedContent::File(file)) => Ok(self.send_file(&Arc::new(file))?),
+            Ok(SharedContent::File(file)) => {
+                let (size, buffers) = (file.size(), self.buffers.clone());
+                Ok(self.send(Arc::new(FilePieces { file, buffers }), size)?)
+            }
+            // It may lack the requested bytes.
             Ok(SharedContent::Former(file)) => {
-                let sent = self.send_former(Arc::new(file));
-                sent.ok_or(StatusCode::NOT_FOUND)
+                let size = file.content().size;
+                let sent = self.send(Arc::new(Blocks::Former(Box::new(file))), size);
+                sent.map_err(|_| StatusCode::NOT_FOUND)
             }
             Err(NoContent::Unknown) => Err(StatusCode::SERVICE_UNAVAILABLE),
             Err(NoContent::Failed) => Err(StatusCode::INTERNAL_SERVER_ERROR),
@@ -110,76 +108,47 @@ impl ContentRequest {
         })
     }
 
-    /// Answers from a shared file that has this content.
-    fn send_file(&self, file: &Arc<SharedFile>) -> io::Result<Response<Body>> {
-        let size = file.size();
-        let (code, range) = match self.part_of(size) {
-            Ok(part) => part,
-            Err(refusal) => return Ok(*refusal),
-        };
-        let body = if self.method == Method::HEAD {
-            Body::empty()
-        } else {
-            let work = self.work.clone();
-            Body::file(FileBody::begin(file, range, work, &self.buffers)?)
-        };
-        Ok(with_bytes(code, body, &self.tag, range, size))
-    }
-
-    /// Answers from a shared file that had this content; `None` if it lacks the requested bytes.
-    fn send_former(&self, file: Arc<FormerFile>) -> Option<Response<Body>> {
-        let size = file.content().size;
-        let (code, range) = match self.part_of(size) {
-            Ok(part) => part,
-            Err(refusal) => return Some(*refusal),
-        };
-        let body = if self.method == Method::HEAD {
-            Body::empty()
-        } else {
-            let body = BlocksBody::begin(Blocks::Former(file), range, self.work.clone());
-            Body::blocks(body?)
-        };
-        Some(with_bytes(code, body, &self.tag, range, size))
+    /// Answers from a shared file that has, or had, this content.
+    fn send(&self, source: Arc<dyn PieceSource>, size: u64) -> io::Result<Response<Body>> {
+        match self.range.part_of(&self.tag, size) {
+            Ok(part) => self.respond(part, size, source),
+            Err(refusal) => Ok(*refusal),
+        }
     }
 
     /// Answers from the cache; `None` if the beginning of the requested bytes is not here, or if
     /// the content is not here whole and no range was requested.
     fn send_cached(&self, cache: &Arc<DiskCache>) -> Option<Response<Body>> {
+        let root = self.root;
         let mut known = [self.first_block(), 0].into_iter();
-        let size = known.find_map(|block| cache.size(self.root, block))?;
-        let (code, wanted) = match self.part_of(size) {
+        let size = known.find_map(|block| cache.size(root, block))?;
+        let (code, wanted) = match self.range.part_of(&self.tag, size) {
             Ok(part) => part,
             Err(refusal) => return Some(*refusal),
         };
-        let range = cache.held(self.root, wanted);
+        let range = cache.held(root, wanted);
         if range.is_empty() || (code == StatusCode::OK && range != wanted) {
             return None;
         }
-        let body = if self.method == Method::HEAD {
-            Body::empty()
-        } else {
-            let root = self.root;
-            let blocks = Blocks::Cached(cache.clone(), ContentId { root, size });
-            Body::blocks(BlocksBody::begin(blocks, range, self.work.clone())?)
-        };
-        Some(with_bytes(code, body, &self.tag, range, size))
+        let blocks = Blocks::Cached(cache.clone(), ContentId { root, size });
+        self.respond((code, range), size, Arc::new(blocks)).ok()
+    }
+
+    fn respond(
+        &self,
+        part: (StatusCode, ByteRange),
+        size: u64,
+        source: Arc<dyn PieceSource>,
+    ) -> io::Result<Response<Body>> {
+        let work = self.work.clone();
+        self.range.respond(part, &self.tag, size, source, work)
     }
 
     /// Returns the block that the answer begins with, where that does not depend on the size.
     fn first_block(&self) -> u64 {
-        match decide(&self.method, &self.fields, &self.tag, u64::MAX) {
+        match self.range.decide(&self.tag, u64::MAX) {
             Decision::Part(range) => range.start / BLOCK,
             _ => 0,
-        }
-    }
-
-    /// Returns what to send of a content of `size` bytes, and with which status; otherwise the
-    /// response that says why nothing is sent.
-    fn part_of(&self, size: u64) -> Result<(StatusCode, ByteRange), Box<Response<Body>>> {
-        match decide(&self.method, &self.fields, &self.tag, size) {
-            Decision::Whole => Ok((StatusCode::OK, ByteRange::new(0, size))),
-            Decision::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
-            refused => Err(Box::new(refuse(refused, &self.tag, size))),
         }
     }
 }

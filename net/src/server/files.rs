@@ -14,9 +14,9 @@ use http::header::{
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 
-use super::body::{Body, FileBody};
+use super::body::{Body, FilePieces, PieceBody, PieceSource};
 use super::context::Caller;
-use super::http::status;
+use super::http::{internal, status};
 use super::range::{Decision, decide};
 use super::work::Work;
 use crate::concurrency::buffer_pool::BufferPool;
@@ -29,44 +29,29 @@ pub(super) async fn serve<B>(
     request: &Request<B>,
     escaped: &str,
     caller: &Caller,
-) -> Response<Body> {
-    let Some(path) = unescape(escaped).filter(|_| request.uri().query().is_none()) else {
-        return status(StatusCode::NOT_FOUND);
-    };
-    let Some(share) = caller.context.service.share.clone() else {
-        return status(StatusCode::NOT_FOUND);
-    };
+) -> Result<Response<Body>, StatusCode> {
+    let path = unescape(escaped).filter(|_| request.uri().query().is_none());
+    let path = path.ok_or(StatusCode::NOT_FOUND)?;
+    let share = caller.context.service.share.clone();
+    let share = share.ok_or(StatusCode::NOT_FOUND)?;
     if let Some(response) = serve_now(request, &share, &path, caller) {
-        return response;
+        return Ok(response);
     }
-    let (method, fields) = (request.method().clone(), request.headers().clone());
-    let (work, buffers) = (
-        caller.connection.work.clone(),
-        caller.context.buffers.clone(),
-    );
     let requested = FileRequest {
         asker: Asker::Member(caller.connection.member),
         path: path.clone(),
-        method,
-        fields,
+        range: RangeRequest::of(request),
+        work: caller.connection.work.clone(),
+        buffers: caller.context.buffers.clone(),
     };
     let now = Instant::now();
-    let prepared = caller
-        .connection
-        .work
-        .run(move || requested.open(&share, work, &buffers));
-    match prepared.await {
-        Ok((response, is_at_hand)) => {
-            if is_at_hand {
-                caller.context.recent.put(path, now);
-            }
-            response
-        }
-        Err(error) => {
-            tracing::error!(%error, "a file could not be served");
-            status(StatusCode::INTERNAL_SERVER_ERROR)
-        }
+    let opening = move || requested.open(&share);
+    let opened = caller.connection.work.run(opening).await;
+    let (response, is_at_hand) = opened.map_err(|error| internal(&error))??;
+    if is_at_hand {
+        caller.context.recent.put(path, now);
     }
+    Ok(response)
 }
 
 /// Answers at once, without a blocking thread, if the file was served a moment ago, the whole path
@@ -82,16 +67,18 @@ fn serve_now<B>(
     if method != Method::GET || !recent.holds(path, Instant::now()) {
         return None;
     }
-    let file = Arc::new(share.open_file_now(path)?);
-    let attributes = file.attributes();
-    let (tag, size) = (attributes.version.entity_tag(), file.size());
-    let (code, range) = sent(&decide(method, fields, &tag, size), size)?;
-    let work = caller.connection.work.clone();
-    match FileBody::begin_now(&file, range, work, &caller.context.buffers) {
-        Ok(body) => Some(with_bytes(code, Body::file(body?), &tag, range, size)),
-        // It cannot be read: the long way says why.
-        Err(_) => None,
-    }
+    let file = share.open_file_now(path)?;
+    let (tag, size) = (file.attributes().version.entity_tag(), file.size());
+    let decision = decide(method, fields, &tag, size);
+    let (code, range) = part_of(decision, &tag, size).ok()?;
+    let (work, buffers) = (
+        caller.connection.work.clone(),
+        caller.context.buffers.clone(),
+    );
+    // If it cannot be read, the long way says why.
+    let body = PieceBody::begin_now(Arc::new(FilePieces { file, buffers }), range, work);
+    let body = Body::pieces(body.ok()??);
+    Some(with_bytes(code, body, &tag, range, size))
 }
 
 /// Returns the path that `escaped` stands for, if a file can have it.
@@ -103,52 +90,46 @@ fn unescape(escaped: &str) -> Option<RelPath> {
 struct FileRequest {
     asker: Asker,
     path: RelPath,
-    method: Method,
-    fields: HeaderMap,
+    range: RangeRequest,
+    work: Work,
+    buffers: Arc<BufferPool>,
 }
+
+type Opened = Result<(Response<Body>, bool), StatusCode>;
 
 impl FileRequest {
     /// Opens the file, decides what to send of it, and reads the first bytes, all in one visit to a
     /// blocking thread. Also returns whether further bytes of it may be sent without one.
-    fn open(self, share: &Share, work: Work, buffers: &Arc<BufferPool>) -> (Response<Body>, bool) {
-        match retry_while_changing(|| self.begin(share, &work, buffers)) {
-            Ok(begun) => begun,
-            Err(error) if is_changed(&error) => {
+    fn open(self, share: &Share) -> Opened {
+        retry_while_changing(|| self.begin(share)).unwrap_or_else(|error| {
+            if is_changed(&error) {
                 tracing::debug!(path = %self.path, "a shared file changes all the time");
-                (status(StatusCode::SERVICE_UNAVAILABLE), false)
+                return Err(StatusCode::SERVICE_UNAVAILABLE);
             }
-            Err(error) => {
-                tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
-                (status(StatusCode::INTERNAL_SERVER_ERROR), false)
-            }
-        }
+            tracing::warn!(path = %self.path, %error, "a shared file cannot be read");
+            Err(StatusCode::INTERNAL_SERVER_ERROR)
+        })
     }
 
     /// Makes one attempt; the error is a read error.
-    fn begin(
-        &self,
-        share: &Share,
-        work: &Work,
-        buffers: &Arc<BufferPool>,
-    ) -> io::Result<(Response<Body>, bool)> {
+    fn begin(&self, share: &Share) -> io::Result<Opened> {
         let file = match share.open_file(&self.path, self.asker) {
-            Ok(file) if file.attributes().kind == Kind::File => Arc::new(file),
-            Ok(_) => return Ok((status(StatusCode::NOT_FOUND), false)),
-            Err(fault) => return Ok((status(self.refusal(&fault)), false)),
+            Ok(file) if file.attributes().kind == Kind::File => file,
+            Ok(_) => return Ok(Err(StatusCode::NOT_FOUND)),
+            Err(fault) => return Ok(Err(self.refusal(&fault))),
         };
-        let attributes = file.attributes();
-        let (tag, size) = (attributes.version.entity_tag(), file.size());
-        let decision = decide(&self.method, &self.fields, &tag, size);
-        let Some((code, range)) = sent(&decision, size) else {
-            return Ok((refuse(decision, &tag, size), false));
+        let (tag, size) = (file.attributes().version.entity_tag(), file.size());
+        let part = match self.range.part_of(&tag, size) {
+            Ok(part) => part,
+            Err(refusal) => return Ok(Ok((*refusal, false))),
         };
-        let body = if self.method == Method::HEAD {
-            Body::empty()
-        } else {
-            Body::file(FileBody::begin(&file, range, work.clone(), buffers)?)
-        };
-        let response = with_bytes(code, body, &tag, range, size);
-        Ok((response, file.is_at_hand()))
+        let pieces = Arc::new(FilePieces {
+            file,
+            buffers: self.buffers.clone(),
+        });
+        let (source, work) = (Arc::clone(&pieces) as _, self.work.clone());
+        let response = self.range.respond(part, &tag, size, source, work)?;
+        Ok(Ok((response, pieces.file.is_at_hand())))
     }
 
     /// Returns the status for a file that cannot be opened.
@@ -168,17 +149,62 @@ impl FileRequest {
     }
 }
 
-/// Returns the status and the range of a decision that sends bytes.
-fn sent(decision: &Decision, size: u64) -> Option<(StatusCode, ByteRange)> {
-    match *decision {
-        Decision::Whole => Some((StatusCode::OK, ByteRange::new(0, size))),
-        Decision::Part(range) => Some((StatusCode::PARTIAL_CONTENT, range)),
-        _ => None,
+/// What a GET or HEAD says of the bytes that it wants.
+pub(super) struct RangeRequest {
+    method: Method,
+    fields: HeaderMap,
+}
+
+impl RangeRequest {
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            method: request.method().clone(),
+            fields: request.headers().clone(),
+        }
+    }
+
+    /// Decides what it gets of `size` bytes with this entity tag.
+    pub(super) fn decide(&self, tag: &str, size: u64) -> Decision {
+        decide(&self.method, &self.fields, tag, size)
+    }
+
+    /// Returns what to send of `size` bytes, and with which status; otherwise the response that
+    /// says why nothing is sent.
+    pub(super) fn part_of(&self, tag: &str, size: u64) -> Part {
+        part_of(self.decide(tag, size), tag, size)
+    }
+
+    /// Returns the response that sends a range of `source`, whose first bytes it reads unless only
+    /// the head was requested.
+    pub(super) fn respond(
+        &self,
+        (code, range): (StatusCode, ByteRange),
+        tag: &str,
+        size: u64,
+        source: Arc<dyn PieceSource>,
+        work: Work,
+    ) -> io::Result<Response<Body>> {
+        let body = if self.method == Method::HEAD {
+            Body::empty()
+        } else {
+            Body::pieces(PieceBody::begin(source, range, work)?)
+        };
+        Ok(with_bytes(code, body, tag, range, size))
+    }
+}
+
+type Part = Result<(StatusCode, ByteRange), Box<Response<Body>>>;
+
+fn part_of(decision: Decision, tag: &str, size: u64) -> Part {
+    match decision {
+        Decision::Whole => Ok((StatusCode::OK, ByteRange::new(0, size))),
+        Decision::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
+        refused => Err(Box::new(refuse(refused, tag, size))),
     }
 }
 
 /// Returns the response to a decision that sends no bytes.
-pub(super) fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
+fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body> {
     match decision {
         Decision::NotModified => without_body(StatusCode::NOT_MODIFIED, tag),
         Decision::PreconditionFailed => without_body(StatusCode::PRECONDITION_FAILED, tag),
@@ -191,7 +217,7 @@ pub(super) fn refuse(decision: Decision, tag: &str, size: u64) -> Response<Body>
 }
 
 /// Returns a response with `range` of a content of `size` bytes.
-pub(super) fn with_bytes(
+fn with_bytes(
     code: StatusCode,
     body: Body,
     tag: &str,

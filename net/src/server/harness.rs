@@ -33,6 +33,13 @@ pub(crate) fn soon() -> Instant {
     Instant::now() + PATIENCE
 }
 
+impl Default for ServerLimits {
+    /// Returns the limits where descriptors are plentiful.
+    fn default() -> Self {
+        Self::for_descriptors(u64::MAX)
+    }
+}
+
 /// One node, running until this is dropped.
 pub(crate) struct TestNode {
     pub(crate) gate: Arc<Gate>,
@@ -192,10 +199,7 @@ impl Connect for Alone {
         _: AddressSource,
         _: Instant,
     ) -> Result<Arc<dyn MemberLink>, Error> {
-        Err(Error::Unreachable {
-            who: address.to_string(),
-            why: "this node dials nobody".into(),
-        })
+        Err(Error::unreachable(address, "this node dials nobody"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The limits of every HTTP connection, whoever the caller is, and the parts that many responses
 //! are made of.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,12 +44,18 @@ pub(super) fn status(code: StatusCode) -> Response<Body> {
     response
 }
 
-/// Returns an XML response with this body.
-pub(super) fn xml(body: Body) -> Response<Body> {
+/// Returns a response with a body of this media type.
+pub(super) fn typed(body: Body, media_type: &'static str) -> Response<Body> {
     let mut response = Response::new(body);
     let fields = response.headers_mut();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
+}
+
+/// Returns the status for a request that this node itself failed to answer, and logs why.
+pub(super) fn internal(error: &io::Error) -> StatusCode {
+    tracing::error!(%error, "a request could not be answered");
+    StatusCode::INTERNAL_SERVER_ERROR
 }
 
 /// Returns the whole body of a request, which may have `max` bytes and take `time`; otherwise the

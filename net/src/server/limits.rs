@@ -162,13 +162,6 @@ impl ServerLimits {
     }
 }
 
-impl Default for ServerLimits {
-    /// Returns the limits where descriptors are plentiful.
-    fn default() -> Self {
-        Self::for_descriptors(u64::MAX)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

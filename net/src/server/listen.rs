@@ -43,7 +43,7 @@ fn failed(address: SocketAddr, error: io::Error) -> Error {
     let what = format!("listening on {address}");
     if error.kind() == io::ErrorKind::AddrInUse {
         let why = "another program listens there; choose another port";
-        return Error::local(what, io::Error::other(why));
+        return Error::local(what, why);
     }
     Error::local(what, error)
 }

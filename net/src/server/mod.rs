@@ -7,9 +7,8 @@
 //! go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer);
 //! `GET /files/PATH` to `files`, where `range` decides what to send and `body` sends it;
 //! `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache;
-//! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections, and
-//! `document_body` sends them files. Other strangers see `pairing` or a constant refusal, and no
-//! HTTP or XML parser runs for them.
+//! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections. Other
+//! strangers see `pairing` or a constant refusal, and no HTTP or XML parser runs for them.
 //!
 //! hyper is used here only. tokio's runtime, which a few other parts wait on (`auth::gate`,
 //! `share::watch`, `service::answer`), belongs to the [`Server`]; everything that may wait for a
@@ -22,7 +21,6 @@ mod body;
 mod connection_limits;
 mod content;
 mod context;
-mod document_body;
 mod files;
 mod first_record;
 #[cfg(test)]
@@ -47,7 +45,6 @@ mod tests;
 mod turnstile;
 mod work;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,11 +154,5 @@ fn step_back() {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shut_down();
-    }
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Server(port {})", self.port)
     }
 }

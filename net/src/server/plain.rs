@@ -18,13 +18,15 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 
-use super::body::Body;
+use super::body::{Body, PieceBody, PieceSource};
 use super::connection_limits::PlainConnection;
 use super::context::ServerContext;
-use super::document_body::DocumentBody;
-use super::http::{http1, read_body, status, xml};
+use super::http::{http1, internal, read_body, status, typed};
 use super::stall::StallGuard;
-use crate::service::plaintext::{PlaintextAnswer, PlaintextProtocol};
+use crate::service::plaintext::{DocumentStream, PlaintextAnswer, PlaintextProtocol};
+
+/// The media type of every answer.
+const XML: &str = "text/xml";
 
 /// One such connection.
 struct PlainCaller {
@@ -87,10 +89,8 @@ async fn call(
 ) -> Result<Response<Body>, StatusCode> {
     let time = caller.context.limits.plain_body;
     let document = read_body(request, caller.protocol.max_call_bytes(), time).await?;
-    answer_to(document, caller).await.map_err(|error| {
-        tracing::error!(%error, "a call could not be answered");
-        StatusCode::INTERNAL_SERVER_ERROR
-    })
+    let answered = answer_to(document, caller).await;
+    answered.map_err(|error| internal(&error))
 }
 
 async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response<Body>> {
@@ -100,7 +100,7 @@ async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response
     let accepting = move || protocol.accept(&document, local);
     let call = match caller.place.work.run(accepting).await? {
         Ok(call) => call,
-        Err(refusal) => return Ok(xml(Body::full(refusal.into()))),
+        Err(refusal) => return Ok(typed(Body::full(refusal.into()), XML)),
     };
     // Patterns may take seconds: they wait for each other, and nothing else waits for them.
     let work = if call.is_search() {
@@ -113,15 +113,31 @@ async fn answer_to(document: Bytes, caller: &PlainCaller) -> io::Result<Response
     let body = match work.run(answering).await? {
         PlaintextAnswer::Document(document) => Body::full(document.into()),
         PlaintextAnswer::Stream(document) => {
-            Body::document(DocumentBody::new(document, caller.place.work.clone()))
+            let (length, work) = (document.total_bytes(), caller.place.work.clone());
+            Body::pieces(PieceBody::new(
+                Arc::new(DocumentPieces(document)),
+                length,
+                work,
+            ))
         }
     };
-    let mut response = xml(body).map(|body| body.until_sent(answered));
+    let mut response = typed(body, XML).map(|body| body.until_sent(answered));
     let (name, value) = caller.protocol.response_field();
     if let Ok(value) = HeaderValue::try_from(value) {
         response.headers_mut().insert(name, value);
     }
     Ok(response)
+}
+
+/// An answer that is written as it is sent.
+struct DocumentPieces(Arc<dyn DocumentStream>);
+
+impl PieceSource for DocumentPieces {
+    fn read(&self, position: u64, _: u64) -> io::Result<(Bytes, u64)> {
+        let changed = || io::Error::other("the file is not what it was when it was looked at");
+        let (piece, behind) = self.0.piece(position)?.ok_or_else(changed)?;
+        Ok((piece.into(), behind))
+    }
 }
 
 #[cfg(test)]

@@ -20,30 +20,31 @@ pub(super) async fn route(request: Request<Incoming>, caller: Arc<Caller>) -> Re
     let answered = caller.connection.place.request();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = if !gate.is_admitted(caller.connection.member) {
-        expired(request, &caller).await
+        Ok(expired(request, &caller).await)
     } else if path == "/RPC2" {
         match method {
             Method::POST => rpc::serve(request, &caller).await,
-            _ => not_allowed("POST"),
+            _ => Ok(not_allowed("POST")),
         }
     } else if path == "/batch" {
         match method {
             Method::POST => batch::serve(request, &caller).await,
-            _ => not_allowed("POST"),
+            _ => Ok(not_allowed("POST")),
         }
     } else if let Some(escaped) = path.strip_prefix("/files/") {
         match method {
             Method::GET | Method::HEAD => files::serve(&request, escaped, &caller).await,
-            _ => not_allowed("GET, HEAD"),
+            _ => Ok(not_allowed("GET, HEAD")),
         }
     } else if let Some(root) = path.strip_prefix("/content/") {
         match method {
             Method::GET | Method::HEAD => content::serve(&request, root, &caller).await,
-            _ => not_allowed("GET, HEAD"),
+            _ => Ok(not_allowed("GET, HEAD")),
         }
     } else {
-        status(StatusCode::NOT_FOUND)
+        Err(StatusCode::NOT_FOUND)
     };
+    let response = response.unwrap_or_else(status);
     let called = response.extensions().get::<rpc::Called>();
     tracing::debug!(
         member = ?caller.connection.member,

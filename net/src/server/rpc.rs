@@ -6,8 +6,6 @@
 //! as it only waits.
 
 use std::io;
-use std::net::IpAddr;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -16,15 +14,10 @@ use hyper::body::Incoming;
 
 use super::body::Body;
 use super::context::Caller;
-use super::http::{read_body, status, xml};
-use super::page_prefetch;
-use super::page_prefetch::Page;
-use super::work::Work;
-use crate::model::PeerId;
+use super::http::{internal, read_body, typed};
+use super::page_prefetch::{self, Page};
 use crate::protocol::wire::{ListRequest, MAX_CALL_BYTES, Request, decode_call, encode_response};
-use crate::service::Service;
-use crate::service::answer;
-use crate::service::answer::answer;
+use crate::service::answer::{answer, changes};
 
 /// A call of this many bytes is decoded where it arrives, in some ten microseconds.
 const SHORT: usize = 1024;
@@ -34,64 +27,44 @@ const SHORT: usize = 1024;
 pub(super) struct Called(pub(super) &'static str);
 
 /// Answers one call; XML-RPC faults are responses like any other (status 200).
-pub(super) async fn serve(request: http::Request<Incoming>, caller: &Caller) -> Response<Body> {
+pub(super) async fn serve(
+    request: http::Request<Incoming>,
+    caller: &Caller,
+) -> Result<Response<Body>, StatusCode> {
     if !is_xml(request.headers()) {
-        return status(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
     let time = caller.context.limits.call_body;
-    let body = match read_body(request, MAX_CALL_BYTES, time).await {
-        Ok(body) => body,
-        Err(code) => return status(code),
-    };
-    match answer_to(body, caller).await {
-        Ok((called, encoded)) => {
-            let mut response = xml(Body::full(encoded.into()));
-            called.and_then(|called| response.extensions_mut().insert(called));
-            response
-        }
-        Err(error) => {
-            tracing::error!(%error, "a call could not be answered");
-            status(StatusCode::INTERNAL_SERVER_ERROR)
-        }
-    }
+    let body = read_body(request, MAX_CALL_BYTES, time).await?;
+    let answered = answer_to(body, caller).await;
+    let (called, encoded) = answered.map_err(|error| internal(&error))?;
+    let mut response = typed(Body::full(encoded.into()), "text/xml");
+    called.and_then(|called| response.extensions_mut().insert(called));
+    Ok(response)
 }
 
 /// Returns the encoded response, and the method that it answers.
 async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, Vec<u8>)> {
+    let (work, service) = (&caller.connection.work, &caller.context.service);
     let decoded = match body.len() {
         0..=SHORT => decode_call(&body),
-        _ => {
-            caller
-                .connection
-                .work
-                .run(move || decode_call(&body))
-                .await?
-        }
+        _ => work.run(move || decode_call(&body)).await?,
     };
     let call = match decoded {
         Ok(call) => call,
         Err(fault) => return Ok((None, encode_response(&Err(fault)))),
     };
     let called = Called(call.method());
-    let (service, member, remote) = (
-        caller.context.service.clone(),
-        caller.connection.member,
-        caller.remote,
-    );
-    let answered = move |call| encode_response(&answer(&service, member, remote, call));
+    let (member, remote, answering) = (caller.connection.member, caller.remote, service.clone());
+    let answered = move |call| encode_response(&answer(&answering, member, remote, call));
     let encoded = match call {
-        Request::Changes(request) => {
-            encode_response(&answer::changes(&caller.context.service, request).await)
-        }
+        Request::Changes(request) => encode_response(&changes(service, request).await),
         Request::List(request) => page(request, caller).await?,
         search @ Request::Search(_) => {
-            caller
-                .connection
-                .searches
-                .run(move || answered(search))
-                .await?
+            let searches = &caller.connection.searches;
+            searches.run(move || answered(search)).await?
         }
-        call => caller.connection.work.run(move || answered(call)).await?,
+        call => work.run(move || answered(call)).await?,
     };
     Ok((Some(called), encoded))
 }
@@ -99,39 +72,33 @@ async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, 
 /// Answers with a page of a directory, and begins the next one.
 async fn page(request: ListRequest, caller: &Caller) -> io::Result<Vec<u8>> {
     let (ahead, member) = (&caller.context.ahead, caller.connection.member);
-    let from = (member, caller.remote);
     let (encoded, next) = match ahead.take(member, &request).await {
         Some(page) => page,
-        None => {
-            let service = caller.context.service.clone();
-            make_page(service, caller.connection.work.clone(), request, from).await?
-        }
+        None => make_page(caller, request).await?,
     };
     if let Some(next) = next {
-        let (service, work) = (
-            caller.context.service.clone(),
-            caller.connection.work.clone(),
-        );
-        let making = make_page(service, work, next.clone(), from);
+        let making = make_page(caller, next.clone());
         ahead.put(member, next, tokio::spawn(async { making.await.ok() }));
     }
     Ok(encoded)
 }
 
-async fn make_page(
-    service: Arc<Service>,
-    work: Work,
+fn make_page(
+    caller: &Caller,
     request: ListRequest,
-    (member, remote): (PeerId, IpAddr),
-) -> io::Result<Page> {
-    work.run(move || {
-        let call = Request::List(request.clone());
-        let response = answer(&service, member, remote, call);
+) -> impl Future<Output = io::Result<Page>> + Send + use<> {
+    let (service, work) = (
+        caller.context.service.clone(),
+        caller.connection.work.clone(),
+    );
+    let (member, remote) = (caller.connection.member, caller.remote);
+    let make = move || {
+        let response = answer(&service, member, remote, Request::List(request.clone()));
         let next = response.as_ref().ok();
         let next = next.and_then(|response| page_prefetch::next(&request, response));
         (encode_response(&response), next)
-    })
-    .await
+    };
+    async move { work.run(make).await }
 }
 
 fn is_xml(fields: &HeaderMap) -> bool {

@@ -8,9 +8,8 @@ use crate::config::READ_DEADLINE;
 use crate::content::merkle::Subtree;
 use crate::fairness::Claimant;
 use crate::model::PeerId;
-use crate::protocol::wire;
 use crate::protocol::wire::{
-    Change, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response,
+    self, Change, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response,
     SearchPage, StatResponse,
 };
 use crate::share::Asker;

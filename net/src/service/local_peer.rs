@@ -90,10 +90,9 @@ impl Peer for LocalPeer {
                 .map_err(|error| match error {
                     NoContent::Gone => not_found(),
                     NoContent::Unknown => Error::Timeout { who: WHO.into() },
-                    NoContent::Failed => Error::Local {
-                        what: "opening a shared file".into(),
-                        why: "it cannot be told where it is".into(),
-                    },
+                    NoContent::Failed => {
+                        Error::local("opening a shared file", "it cannot be told where it is")
+                    }
                 })?;
         let size = match &content {
             SharedContent::File(file) => file.size(),

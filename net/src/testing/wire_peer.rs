@@ -179,7 +179,7 @@ impl Shared {
         };
         let opened = if let Some(escaped) = path.strip_prefix("/files/") {
             let bytes: Vec<u8> = percent_decode_str(escaped).collect();
-            let version = field(IF_MATCH).and_then(|tag| Version::from_entity_tag(tag).ok());
+            let version = field(IF_MATCH).and_then(Version::from_entity_tag);
             let (Ok(path), Some(version)) = (RelPath::new(&bytes), version) else {
                 return status(StatusCode::PRECONDITION_FAILED);
             };
@@ -281,4 +281,16 @@ fn with_body(bytes: Vec<u8>, media_type: &'static str) -> Response<Body> {
     fields.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
     response
+}
+
+impl Version {
+    /// Parses an entity tag that [`Version::entity_tag`] wrote.
+    pub(crate) fn from_entity_tag(tag: &str) -> Option<Self> {
+        let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+        let is_tag = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        u64::from_str_radix(digits, 16)
+            .ok()
+            .map(Self)
+            .filter(|_| is_tag)
+    }
 }

@@ -123,7 +123,7 @@ pub(crate) struct Tinyp2pArgs {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Share the current directory without mounting, until interrupted
-    Serve(ServeArgs),
+    Serve(JoinArgs),
     /// Download every file whose name matches, from every member
     #[command(mut_arg("share", share_nothing), mut_arg("hidden", fetch_hidden))]
     Get(GetArgs),
@@ -132,7 +132,7 @@ pub(crate) enum Command {
     Search(SearchArgs),
     /// List the members of the network
     #[command(mut_arg("share", share_nothing), mut_arg("hidden", hidden_needs_share))]
-    Peers(PeersArgs),
+    Peers(JoinArgs),
     /// Show what every node of yours on this machine is doing: members, rates, cache, errors
     Status(StatusArgs),
     /// Show what a mount knows of a file: its content root, who has it, what is cached, what
@@ -157,12 +157,6 @@ fn hidden_needs_share(arg: clap::Arg) -> clap::Arg {
 fn fetch_hidden(arg: clap::Arg) -> clap::Arg {
     let help = "Fetch names that begin with a dot, too, and serve them if anything is served";
     arg.help(help).long_help(help)
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ServeArgs {
-    #[command(flatten)]
-    pub(crate) join: JoinArgs,
 }
 
 /// Who to join, for the commands whose positional arguments are `PASSWORD [PEER]...`.
@@ -228,12 +222,6 @@ pub(crate) struct SearchArgs {
 
     #[command(flatten)]
     pub(crate) find: FindArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct PeersArgs {
-    #[command(flatten)]
-    pub(crate) join: JoinArgs,
 }
 
 #[derive(Args, Debug)]

@@ -76,7 +76,10 @@ fn readable_content_keeps_the_name() {
         ],
         None,
     );
-    let modes: Vec<_> = items.iter().map(|item| (item.size, item.mode())).collect();
+    let modes: Vec<_> = items
+        .iter()
+        .map(|item| (item.size, mode_of(&item.sources)))
+        .collect();
     let unreadable = (1.into(), Mode::Unreadable);
     assert_eq!(modes, [(2.into(), Mode::Plain), unreadable, unreadable]);
     assert_eq!(items[0].name, name_of("x"));
@@ -93,7 +96,7 @@ fn one_reader_makes_a_content_readable() {
         let said = (1..)
             .zip(modes)
             .map(|(n, mode)| (member(n, "m"), with(*mode)));
-        directory(said.collect(), None)[0].mode()
+        mode_of(&directory(said.collect(), None)[0].sources)
     };
     use Mode::{Executable, Plain, Unreadable};
     assert_eq!(mode(&[Unreadable, Plain]), Plain);

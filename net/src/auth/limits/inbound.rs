@@ -83,6 +83,32 @@ struct KeyRecord {
     failures: RecentFailures,
 }
 
+impl KeyRecord {
+    /// Returns how long it has to wait because of its failures alone.
+    fn wait(&mut self, now: Instant) -> Duration {
+        self.failures.wait(KNOWN_LIMIT, KNOWN_WINDOW, now)
+    }
+
+    fn begin(&mut self, now: Instant) -> Result<(), GuessRefusal> {
+        let wait = self.wait(now);
+        if !wait.is_zero() {
+            return Err(GuessRefusal::Later(wait));
+        }
+        if self.failures.count(KNOWN_WINDOW, now) + self.in_flight >= KNOWN_LIMIT {
+            return Err(GuessRefusal::Full);
+        }
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    fn end(&mut self, proved: bool, now: Instant) {
+        self.in_flight -= 1;
+        if !proved {
+            self.failures.push(now);
+        }
+    }
+}
+
 /// The failures of all keys that have not proved the password, in all nodes of a state directory.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct StrangerFailures {
@@ -158,39 +184,19 @@ impl Inbound {
         now: Instant,
     ) -> Result<InboundRun, GuessRefusal> {
         let bucket = match standing {
-            CallerStanding::Known => self.begin_known(caller, now)?,
-            CallerStanding::Remembered if self.has_remembered(now) => self.begin_remembered(now)?,
+            CallerStanding::Known => {
+                self.known.entry(caller).or_default().begin(now)?;
+                Bucket::Known(caller)
+            }
+            CallerStanding::Remembered if self.remembered.wait(now).is_zero() => {
+                self.remembered.begin(now)?;
+                Bucket::Remembered
+            }
             CallerStanding::Remembered | CallerStanding::Unknown => {
                 self.begin_unknown(SourceNetwork::of(source), now)?
             }
         };
         Ok(InboundRun { bucket, began: now })
-    }
-
-    fn begin_known(&mut self, caller: PeerId, now: Instant) -> Result<Bucket, GuessRefusal> {
-        let known = self.known.entry(caller).or_default();
-        let wait = known.failures.wait(KNOWN_LIMIT, KNOWN_WINDOW, now);
-        if !wait.is_zero() {
-            return Err(GuessRefusal::Later(wait));
-        }
-        if known.failures.count(KNOWN_WINDOW, now) + known.in_flight >= KNOWN_LIMIT {
-            return Err(GuessRefusal::Full);
-        }
-        known.in_flight += 1;
-        Ok(Bucket::Known(caller))
-    }
-
-    fn has_remembered(&mut self, now: Instant) -> bool {
-        self.remembered.failures.count(KNOWN_WINDOW, now) < KNOWN_LIMIT
-    }
-
-    fn begin_remembered(&mut self, now: Instant) -> Result<Bucket, GuessRefusal> {
-        let remembered = &mut self.remembered;
-        if remembered.failures.count(KNOWN_WINDOW, now) + remembered.in_flight >= KNOWN_LIMIT {
-            return Err(GuessRefusal::Full);
-        }
-        remembered.in_flight += 1;
-        Ok(Bucket::Remembered)
     }
 
     fn begin_unknown(
@@ -226,13 +232,12 @@ impl Inbound {
     /// failed run of a stranger, returns when it began, for [`StrangerFailures::add`].
     pub fn end(&mut self, run: InboundRun, proved: bool, now: Instant) -> Option<Instant> {
         match run.bucket {
-            Bucket::Known(caller) => self.end_known(caller, proved, now),
-            Bucket::Remembered => {
-                self.remembered.in_flight -= 1;
-                if !proved {
-                    self.remembered.failures.push(now);
-                }
+            Bucket::Known(caller) => {
+                self.known.entry(caller).or_default().end(proved, now);
+                self.known
+                    .retain(|_, k| k.in_flight > 0 || k.failures.count(KNOWN_WINDOW, now) > 0);
             }
+            Bucket::Remembered => self.remembered.end(proved, now),
             Bucket::Unknown(source) => {
                 self.in_flight -= 1;
                 if !proved {
@@ -242,16 +247,6 @@ impl Inbound {
             }
         }
         None
-    }
-
-    fn end_known(&mut self, caller: PeerId, proved: bool, now: Instant) {
-        let known = self.known.entry(caller).or_default();
-        known.in_flight -= 1;
-        if !proved {
-            known.failures.push(now);
-        }
-        self.known
-            .retain(|_, k| k.in_flight > 0 || k.failures.count(KNOWN_WINDOW, now) > 0);
     }
 
     fn fail_unknown(&mut self, source: SourceNetwork, began: Instant, now: Instant) {

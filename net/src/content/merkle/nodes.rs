@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
-use super::{BLOCK, Hash, SUBTREE_BLOCKS};
+use super::{BLOCK, Hash};
 use crate::content::sha256_pair;
 
 /// Returns the hash of one block; only the last block of a file may be shorter than [`BLOCK`].
@@ -69,17 +69,6 @@ impl Shape {
         (size > 0).then(|| Self {
             blocks: size.div_ceil(BLOCK),
         })
-    }
-
-    /// Returns the number of subtrees.
-    pub fn subtrees(self) -> u64 {
-        self.blocks.div_ceil(SUBTREE_BLOCKS)
-    }
-
-    /// Returns the number of leaves in subtree `index`, without padding; 0 after the last one.
-    pub fn leaves(self, index: u64) -> u64 {
-        let before = index.saturating_mul(SUBTREE_BLOCKS);
-        self.blocks.saturating_sub(before).min(SUBTREE_BLOCKS)
     }
 
     /// Returns the height of the whole tree: log2 of its leaves, including padding.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::staging::{Batch, FetchOutcome, PATIENCE};
-use super::{KeptSmallFile, SmallFile, SmallFileReader, release};
+use super::{KeptSmallFile, SmallFile, SmallFileReader};
 use crate::concurrency::buffer_pool::PooledBuffer;
 use crate::content::merkle::Verified;
 use crate::download::Core;
@@ -20,12 +20,7 @@ impl Core {
         let deadline = batch.asked + PATIENCE;
         if Instant::now() >= deadline {
             // It waited too long for a thread, which says nothing about this request.
-            let waiting = self
-                .smalls
-                .staging
-                .lock()
-                .fail(batch, false, Instant::now());
-            return release(waiting);
+            return self.smalls.fail(batch, false);
         }
         match fetch(batch, source, deadline) {
             Ok(answers) => {
@@ -36,8 +31,7 @@ impl Core {
             Err(error) => {
                 tracing::debug!(peer = %source.who(), %error, "a batch of small files failed");
                 (self.on_failure)(batch.member, &error);
-                let waiting = self.smalls.staging.lock().fail(batch, true, Instant::now());
-                release(waiting);
+                self.smalls.fail(batch, true);
             }
         }
     }
@@ -59,7 +53,12 @@ impl Core {
         let bytes = PooledBuffer::from(bytes);
         let Some(content) = file.content() else {
             let origin = Arc::new(file.origin(source.peer.id()));
-            let content = FileBytes::from_one(origin, 0, bytes);
+            let offset = 0;
+            let content = FileBytes::FromOne {
+                origin,
+                offset,
+                bytes,
+            };
             self.received(source, file.size);
             return FetchOutcome::Here(Arc::new(KeptSmallFile::new(content, &self.held_bytes)));
         };
@@ -81,16 +80,14 @@ impl Core {
         if let Some(cache) = self.cache.as_ref().filter(|_| !source.is_local) {
             cache.put(&leaves, Arc::clone(&proven));
         }
-        let content = FileBytes::proven(proven);
+        let content = FileBytes::Proven(proven);
         FetchOutcome::Here(Arc::new(KeptSmallFile::new(content, &self.held_bytes)))
     }
 
     fn hand_out(&self, batch: &Batch, landed: Vec<FetchOutcome<Arc<KeptSmallFile>>>) {
-        let replies = self
-            .smalls
-            .staging
-            .lock()
-            .land(batch, landed, Instant::now());
+        let mut staging = self.smalls.staging.lock();
+        let replies = staging.land(batch, landed, Instant::now());
+        drop(staging);
         for (reader, landed) in replies {
             let Some(reader) = Weak::<SmallFileReader>::upgrade(&reader) else {
                 continue;

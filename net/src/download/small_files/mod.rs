@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use super::content::{ExpectedContent, FileBytes, Origin};
 use super::file_reader::FileReader;
 use super::holder::{Availability, FileSource};
-use super::read_table::closed;
+use super::read_table::{ParkedRead, closed};
 use super::{Core, ReadCallback, ReaderPatience, mixed_up};
 use crate::error::Error;
 use crate::model::{ByteRange, ContentId, PeerId, RelPath, Root, Version};
@@ -104,6 +104,12 @@ impl SmallFiles {
         release(waiting);
         !is_empty
     }
+
+    /// Ends a batch of which nothing came, and blames its member if that is why.
+    fn fail(&self, batch: &Batch, blame: bool) {
+        let waiting = self.staging.lock().fail(batch, blame, Instant::now());
+        release(waiting);
+    }
 }
 
 /// Sends readers to the ordinary download.
@@ -156,17 +162,11 @@ enum State {
     /// No read has come yet.
     New,
     /// The staging area is being searched, or a batch is on its way.
-    Waiting(Vec<ParkedSmallRead>),
+    Waiting(Vec<ParkedRead>),
     /// Every read is answered from this.
     Here(Arc<KeptSmallFile>),
     /// Every read goes to the ordinary download.
     Ordinary,
-}
-
-struct ParkedSmallRead {
-    range: ByteRange,
-    done: ReadCallback,
-    since: Instant,
 }
 
 impl SmallFileReader {
@@ -180,7 +180,7 @@ impl SmallFileReader {
 
     /// Reads `range`; see [`Download::read`](super::Download::read).
     pub(super) fn read(self: &Arc<Self>, range: ByteRange, done: ReadCallback, now: Instant) {
-        let parked = ParkedSmallRead {
+        let parked = ParkedRead {
             range,
             done,
             since: now,
@@ -344,12 +344,7 @@ impl SmallFileReader {
             pool.run(job).is_ok()
         });
         if !is_taken {
-            let waiting = core
-                .smalls
-                .staging
-                .lock()
-                .fail(&batch, false, Instant::now());
-            release(waiting);
+            core.smalls.fail(&batch, false);
         }
     }
 

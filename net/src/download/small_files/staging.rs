@@ -88,6 +88,7 @@ pub(super) struct NextFiles {
 }
 
 /// The outcome for one file of a batch.
+#[derive(Clone)]
 pub(super) enum FetchOutcome<C> {
     Here(C),
     Spoiled(Error),
@@ -208,7 +209,7 @@ impl<R, C> Staging<R, C> {
             };
             let is_ahead = readers.is_empty();
             for reader in readers {
-                replies.push((reader, landed.again()));
+                replies.push((reader, landed.clone()));
             }
             if is_ahead && !matches!(landed, FetchOutcome::Here(_)) {
                 self.was_lost(file.run, file.bytes);
@@ -294,16 +295,6 @@ impl<R, C> Staging<R, C> {
         if let Some(run) = self.runs.get_mut(&number) {
             run.ahead -= 1;
             run.ahead_bytes -= bytes;
-        }
-    }
-}
-
-impl<C: Clone> FetchOutcome<C> {
-    fn again(&self) -> Self {
-        match self {
-            Self::Here(content) => Self::Here(content.clone()),
-            Self::Spoiled(error) => Self::Spoiled(error.clone()),
-            Self::Not => Self::Not,
         }
     }
 }

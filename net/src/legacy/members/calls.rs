@@ -21,7 +21,7 @@ const BUSY: Duration = Duration::from_secs(10);
 pub(super) fn watch(shared: &Weak<LegacyRoster>) {
     let mut seen = None;
     while let Some(shared) = shared.upgrade() {
-        let revision = shared.legacy.revision();
+        let revision = shared.legacy.known().revision();
         if seen.replace(revision) != Some(revision) {
             let all = shared.legacy.all();
             shared.retain(&all);

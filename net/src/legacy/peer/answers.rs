@@ -1,10 +1,9 @@
 //! The answers given on behalf of a server of 2004: its names as one flat directory, and leaves of
 //! the files fetched from it.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::{LegacyPeerState, NEVER};
+use super::{LegacyPeer, NEVER};
 use crate::content::merkle::{SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
 use crate::model::{Attributes, Entry, FileSize, Kind, Mode, RelPath, Root, Version};
@@ -15,7 +14,7 @@ use crate::protocol::wire::{
 use crate::share::names::pattern::Pattern;
 use crate::share::names::pattern::patience::{SearchTime, TimeIsUp};
 
-impl LegacyPeerState {
+impl LegacyPeer {
     pub(super) fn listing(
         &self,
         request: &ListRequest,
@@ -122,7 +121,7 @@ impl LegacyPeerState {
     }
 
     pub(super) fn hashes(
-        self: &Arc<Self>,
+        &self,
         request: &HashesRequest,
         deadline: Instant,
     ) -> Result<Response, Error> {

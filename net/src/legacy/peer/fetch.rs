@@ -16,7 +16,7 @@ use super::super::client::ContentsLimits;
 use super::super::store::ContentWriter;
 use super::super::wire::longest_document;
 use super::names::Fetched;
-use super::{LegacyPeerState, State};
+use super::{LegacyPeer, State};
 use crate::concurrency::single_flight::Flight;
 use crate::content::merkle::TreeHasher;
 use crate::error::Error;
@@ -70,10 +70,10 @@ enum FetchStep {
     Await(Arc<Fetch>, Attributes),
 }
 
-impl LegacyPeerState {
+impl LegacyPeer {
     /// Implements [`Whole::measure`](crate::peer::Whole::measure) for a file at the top.
-    pub(super) fn measure(
-        self: &Arc<Self>,
+    pub(super) fn measure_name(
+        &self,
         name: &Name,
         need: Purpose,
         deadline: Instant,
@@ -104,12 +104,7 @@ impl LegacyPeerState {
         }
     }
 
-    fn step(
-        self: &Arc<Self>,
-        name: &Name,
-        need: Purpose,
-        deadline: Instant,
-    ) -> Result<FetchStep, Error> {
+    fn step(&self, name: &Name, need: Purpose, deadline: Instant) -> Result<FetchStep, Error> {
         let mut state = self.state.lock();
         if !state.names.files.contains_key(name) {
             drop(state);
@@ -143,7 +138,7 @@ impl LegacyPeerState {
 
     /// Starts to fetch `name`.
     fn begin(
-        self: &Arc<Self>,
+        &self,
         state: &mut State,
         name: &Name,
         need: Purpose,
@@ -156,12 +151,13 @@ impl LegacyPeerState {
             has_rival: AtomicBool::new(false),
             outcome: Flight::default(),
         });
-        let (inner, fetched) = (Arc::clone(self), Arc::clone(&fetch));
+        let this = self.this.upgrade().ok_or_else(|| self.timeout())?;
+        let fetched = Arc::clone(&fetch);
         // The state is locked here, so the guard that ends a fetch must not exist before
         // the thread does.
         std::thread::Builder::new()
             .name("fetch-2004".into())
-            .spawn(move || FetchGuard::of(inner, fetched).run())
+            .spawn(move || FetchGuard::of(this, fetched).run())
             .map_err(|error| Error::local("starting a thread", error))?;
         state.fetch = Some(Arc::clone(&fetch));
         Ok(fetch)
@@ -265,16 +261,16 @@ impl Fetch {
 
 /// Ends a fetch when dropped, so that nobody waits for one that panicked.
 struct FetchGuard {
-    inner: Arc<LegacyPeerState>,
+    peer: Arc<LegacyPeer>,
     fetch: Arc<Fetch>,
     outcome: Result<Fetched, Error>,
 }
 
 impl FetchGuard {
-    fn of(inner: Arc<LegacyPeerState>, fetch: Arc<Fetch>) -> Self {
-        let outcome = Err(inner.timeout());
+    fn of(peer: Arc<LegacyPeer>, fetch: Arc<Fetch>) -> Self {
+        let outcome = Err(peer.timeout());
         Self {
-            inner,
+            peer,
             fetch,
             outcome,
         }
@@ -282,8 +278,8 @@ impl FetchGuard {
 
     fn run(mut self) {
         let begun = Instant::now();
-        self.outcome = self.inner.bring(&self.fetch);
-        let mut state = self.inner.state.lock();
+        self.outcome = self.peer.bring(&self.fetch);
+        let mut state = self.peer.state.lock();
         if self.fetch.need == Purpose::Size {
             state.looks.spend(begun.elapsed(), Instant::now());
         }
@@ -292,24 +288,24 @@ impl FetchGuard {
 
 impl Drop for FetchGuard {
     fn drop(&mut self) {
-        let gone = Err(self.inner.timeout());
+        let gone = Err(self.peer.timeout());
         let outcome = std::mem::replace(&mut self.outcome, gone);
         // If one file does not arrive, that does not show whether the server is there; the
         // next listing does.
         if let Err(error) = &outcome
             && !matches!(error, Error::Timeout { .. })
         {
-            self.inner.note(error);
+            self.peer.note(error);
         }
         let (mut before, now) = (None, Instant::now());
-        let mut state = self.inner.state.lock();
+        let mut state = self.peer.state.lock();
         let seen = state.names.files.get_mut(&self.fetch.name);
         let outcome = match (outcome, seen) {
             (Ok(fetched), Some(seen)) => {
-                before = seen.take(fetched, self.inner.caller.url(), &self.fetch.name);
+                before = seen.take(fetched, self.peer.caller.url(), &self.fetch.name);
                 Ok(())
             }
-            (Ok(_), None) => Err(self.inner.not_found()),
+            (Ok(_), None) => Err(self.peer.not_found()),
             (Err(error), seen) => {
                 match (&error, seen) {
                     (Error::NotFound { .. }, Some(seen)) => seen.is_unreadable(now),

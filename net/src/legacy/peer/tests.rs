@@ -12,7 +12,7 @@ use crate::transport::dial::TcpDialer;
 
 struct Setup {
     twin: Twin,
-    peer: LegacyPeer,
+    peer: Arc<LegacyPeer>,
     _directory: tempfile::TempDir,
 }
 
@@ -42,7 +42,7 @@ fn path(text: &str) -> RelPath {
 
 impl Setup {
     fn attributes(&self, name: &str) -> Option<Attributes> {
-        stat(&self.peer, &path(name), soon()).unwrap().answer
+        stat(&*self.peer, &path(name), soon()).unwrap().answer
     }
 
     fn measure(&self, name: &str, need: Purpose) -> Result<Attributes, Error> {
@@ -64,14 +64,14 @@ impl Setup {
     }
 
     fn names(&self) -> Vec<String> {
-        let listing = list(&self.peer, &RelPath::root(), &Arc::default(), soon()).unwrap();
+        let listing = list(&*self.peer, &RelPath::root(), &Arc::default(), soon()).unwrap();
         let listing = listing.answer.unwrap();
         let entries = listing.entries.iter();
         entries.map(|entry| entry.name.to_string()).collect()
     }
 
     fn forget_names(&self) {
-        self.peer.inner.state.lock().listed = None;
+        self.peer.state.lock().listed = None;
     }
 }
 
@@ -93,7 +93,7 @@ fn names_lack_sizes_until_fetched() {
     assert_eq!((empty.size, empty.root), (FileSize::ZERO, None));
     assert_eq!(setup.attributes("missing"), None);
     assert_eq!(setup.attributes("a/b"), None);
-    let found = search(&setup.peer, "^a", &Room::default(), soon()).unwrap();
+    let found = search(&*setup.peer, "^a", &Room::default(), soon()).unwrap();
     assert_eq!(found.files, [(path("a"), known)]);
     assert_eq!(setup.twin.asked(), (2, 1), "downloads and listings");
 }
@@ -133,7 +133,7 @@ fn other_contents_get_another_version() {
         "still fresh"
     );
     let age = |setup: &Setup| {
-        let mut state = setup.peer.inner.state.lock();
+        let mut state = setup.peer.state.lock();
         let seen = state.names.files.values_mut().next().unwrap();
         seen.fetched.as_mut().unwrap().when = Instant::now().checked_sub(FRESH).unwrap();
     };
@@ -252,14 +252,14 @@ fn stuck(names: &[&str]) -> Setup {
         1 << 20,
     );
     let names = names.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let inner = &setup.peer.inner;
+    let inner = &setup.peer;
     inner.apply(&mut inner.state.lock(), names);
     setup
 }
 
 impl Setup {
     fn is_idle(&self) -> bool {
-        self.peer.inner.state.lock().fetch.is_none()
+        self.peer.state.lock().fetch.is_none()
     }
 
     /// Requests the bytes and is told to come back.
@@ -309,7 +309,7 @@ fn slow_fetch_is_not_repeated_soon() {
     let setup = setup();
     setup.twin.put("x", b"film");
     let known = setup.measure("x", Purpose::Bytes).unwrap();
-    let mut state = setup.peer.inner.state.lock();
+    let mut state = setup.peer.state.lock();
     let seen = state.names.files.values_mut().next().unwrap();
     let fetched = seen.fetched.as_mut().unwrap();
     fetched.took = Duration::from_secs(60);

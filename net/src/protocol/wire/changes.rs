@@ -135,12 +135,17 @@ impl Changes {
 }
 
 /// Encodes a counter: 64 bits, read as signed.
-pub(super) fn counter_to_value(counter: u64) -> Value {
+fn counter_to_value(counter: u64) -> Value {
     Value::Int(counter.cast_signed())
 }
 
-pub(super) fn counter(fields: &mut Fields, name: &str) -> Result<u64, Refusal> {
+fn counter(fields: &mut Fields, name: &str) -> Result<u64, Refusal> {
     Ok(fields.integer::<i64>(name)?.cast_unsigned())
+}
+
+/// Returns the member of an answer that has a counter.
+pub(super) fn counter_member(counter: Option<u64>) -> Option<(&'static str, Value)> {
+    counter.map(|counter| ("counter", counter_to_value(counter)))
 }
 
 /// Reads the counter of an answer, present if the callee watches it.

@@ -13,8 +13,7 @@ use super::{
     StatRequest, StatResponse, changes, hashes, hello, list, search, snapshot, stat, system,
 };
 use crate::model::fault::{Fault, FaultCode, one_line};
-use crate::protocol::xmlrpc;
-use crate::protocol::xmlrpc::{MethodResponse, Value};
+use crate::protocol::xmlrpc::{self, MethodResponse, Value};
 
 /// Why a response holds no result.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -4,7 +4,7 @@
 //! and 33 bytes, or 76 with a root, and is decoded without any tags. Numbers are big-endian 64-bit;
 //! each name ends with a NUL byte, which no name can contain.
 
-use super::fields::{Fields, Refusal, bytes, text};
+use super::fields::{Fields, Refusal, text};
 use crate::model::{Attributes, Kind, Mode, Root, UnixTime, Version};
 use crate::protocol::xmlrpc::Value;
 
@@ -101,10 +101,7 @@ impl Columns {
                 Some(modes) => text(modes, "modes")?,
                 None => String::new(),
             },
-            long_mtimes: match fields.optional("long_mtimes") {
-                Some(mtimes) => bytes(mtimes, "long_mtimes")?,
-                None => Vec::new(),
-            },
+            long_mtimes: fields.optional_bytes("long_mtimes")?.unwrap_or_default(),
         };
         let entries = columns.len();
         if entries > max {

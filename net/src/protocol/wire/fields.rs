@@ -122,6 +122,12 @@ impl Fields {
         text(self.required(name)?, name)
     }
 
+    pub(super) fn optional_bytes(&mut self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        self.optional(name)
+            .map(|value| bytes(value, name))
+            .transpose()
+    }
+
     pub(super) fn path(&mut self, name: &str) -> Result<RelPath, Refusal> {
         Ok(RelPath::new(&self.bytes(name)?)?)
     }

@@ -1,9 +1,9 @@
 //! `tinyp2p.list`: one directory, in pages, in columns.
 
 use super::Response;
-use super::changes::{counter_to_value, optional_counter};
+use super::changes::{counter_member, optional_counter};
 use super::columns::{Columns, from_long, join, long_mtime, split};
-use super::fields::{Fields, Refusal, bytes, members};
+use super::fields::{Fields, Refusal, members};
 use crate::model::{Entry, Name, RelPath, UnixTime, Version};
 use crate::protocol::xmlrpc::Value;
 
@@ -42,10 +42,10 @@ impl ListRequest {
     }
 
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
-        let after = fields.optional("after").map(|after| bytes(after, "after"));
+        let after = fields.optional_bytes("after")?;
         Ok(Self {
             directory: fields.path("path")?,
-            after: after.transpose()?.map(Name::new).transpose()?,
+            after: after.map(Name::new).transpose()?,
             limit: fields.limit()?,
             watch: fields.optional_flag("watch")?,
         })
@@ -88,8 +88,7 @@ impl Listing {
             ),
         ];
         let listing = listing.into_iter().chain(columns.into_members());
-        let counter = self.counter.map(counter_to_value);
-        let counter = counter.map(|counter| ("counter", counter));
+        let counter = counter_member(self.counter);
         let long_mtime = long_mtime(self.mtime);
         let long_mtime = long_mtime.map(|mtime| ("long_mtime", Value::Bytes(mtime.to_vec())));
         members(listing.chain(counter).chain(long_mtime))
@@ -130,18 +129,17 @@ impl Listing {
 
 fn directory_mtime(fields: &mut Fields) -> Result<UnixTime, Refusal> {
     let short: i64 = fields.integer("mtime")?;
-    let Some(long) = fields.optional("long_mtime") else {
+    let Some(long) = fields.optional_bytes("long_mtime")? else {
         return Ok(short.into());
     };
-    let long = bytes(long, "long_mtime")?.try_into();
+    let long = long.try_into();
     from_long(long.map_err(|_| Refusal::invalid("'long_mtime' must have 12 bytes"))?)
 }
 
 /// Encodes the answer that there is no directory.
 pub(super) fn no_directory(counter: Option<u64>) -> Value {
-    let counter = counter.map(|counter| ("counter", counter_to_value(counter)));
     let none = ("none", Value::Boolean(true));
-    members([none].into_iter().chain(counter))
+    members([none].into_iter().chain(counter_member(counter)))
 }
 
 /// Reads the answer to `request`: a page, or that there is no directory.

@@ -1,7 +1,7 @@
 //! `tinyp2p.search`: a regular expression over the file names of a whole share, in pages.
 
 use super::columns::{Columns, join, split};
-use super::fields::{Fields, Refusal, bytes, members, structure};
+use super::fields::{Fields, Refusal, members};
 use crate::model::{Attributes, Kind, RelPath};
 use crate::protocol::xmlrpc::Value;
 
@@ -34,14 +34,9 @@ impl SearchRequest {
     pub(super) fn to_value(&self) -> Value {
         let pattern = ("pattern", Value::from(&*self.pattern));
         let limit = ("limit", Value::Int(self.limit.into()));
-        match &self.after {
-            None => structure([pattern, limit]),
-            Some(path) => structure([
-                pattern,
-                ("after", Value::from_bytes_text(path.as_bytes())),
-                limit,
-            ]),
-        }
+        let after = |path: &RelPath| ("after", Value::from_bytes_text(path.as_bytes()));
+        let after = self.after.as_ref().map(after);
+        members([pattern, limit].into_iter().chain(after))
     }
 
     pub(super) fn from_fields(mut fields: Fields) -> Result<Self, Refusal> {
@@ -52,11 +47,8 @@ impl SearchRequest {
                 "bytes of pattern",
             ));
         }
-        let after = fields.optional("after").map(|after| bytes(after, "after"));
-        let after = after
-            .transpose()?
-            .map(|after| matched(&after))
-            .transpose()?;
+        let after = fields.optional_bytes("after")?;
+        let after = after.map(|after| matched(&after)).transpose()?;
         Ok(Self {
             pattern,
             after,

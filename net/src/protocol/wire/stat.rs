@@ -1,6 +1,6 @@
 //! `tinyp2p.stat`: the attributes of a batch of paths.
 
-use super::changes::{counter_to_value, optional_counter};
+use super::changes::{counter_member, optional_counter};
 use super::columns::Columns;
 use super::fields::{Fields, Refusal, bytes, members};
 use crate::model::{Attributes, RelPath};
@@ -70,9 +70,7 @@ pub struct StatResponse {
 impl StatResponse {
     pub(super) fn to_value(&self) -> Value {
         let columns = Columns::of(self.attributes.iter().map(Option::as_ref)).into_members();
-        let counter = self.counter.map(counter_to_value);
-        let counter = counter.map(|counter| ("counter", counter));
-        members(columns.chain(counter))
+        members(columns.chain(counter_member(self.counter)))
     }
 
     /// Reads an answer to `request`: one element per path.

@@ -47,13 +47,13 @@ impl Network {
     fn list(&self, directory: &str) -> Vec<PeerReply<Watched<Option<Held<Listing>>>>> {
         let directory = RelPath::new(directory.as_bytes()).unwrap();
         self.fanout
-            .list(&self.asked(), &Whom::everyone(), &directory, soon())
+            .list(&self.asked(), &Whom::default(), &directory, soon())
     }
 
     fn stat(&self, path: &str) -> Vec<PeerReply<Watched<Option<Attributes>>>> {
         let path = RelPath::new(path.as_bytes()).unwrap();
         self.fanout
-            .stat(&self.asked(), &Whom::everyone(), &path, soon())
+            .stat(&self.asked(), &Whom::default(), &path, soon())
     }
 }
 
@@ -111,7 +111,7 @@ fn prompt_answer_restores_the_wait() {
     let until = soon();
     while network
         .fanout
-        .slow(&network.asked(), &Whom::everyone())
+        .slow(&network.asked(), &Whom::default())
         .contains(&network.slow.id())
     {
         network.list("d");
