@@ -55,6 +55,10 @@ class Row:
     needs: tuple = ()
     about: str = ""
 
+    def is_compared(self, name):
+        """Whether a contender is one that ours is compared with, and not just shown beside it."""
+        return any(bar.against == name for bar in self.bars)
+
 
 @dataclass
 class Outcome:

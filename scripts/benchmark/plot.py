@@ -66,10 +66,10 @@ def diamond(x, y, kind):
 
 # The plot of the rows.
 WIDTH = 880
-LEFT, RIGHT = 460, 770
+LEFT, RIGHT = 460, 765
 TOP, LINE = 92, 21
-LEAST, MOST = 0.25, 16
-MARKS = (0.25, 0.5, 1, 2, 4, 8, 16)
+LEAST, MOST = 0.125, 16
+MARKS = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16)
 
 
 def rows(document):
@@ -83,15 +83,15 @@ def rows(document):
     bottom = TOP + LINE * len(compared)
     parts = [
         dot(26, 47, "time"),
-        text(36, 51, "throughput or time, with the range of all rounds"),
-        diamond(330, 47, "cpu"),
-        text(340, 51, "CPU seconds of all processes"),
-        text(LEFT - 6, 72, "worse than", "faint", "end"),
-        text(RIGHT + 6, 72, "times as good", "faint"),
+        text(36, 51, "throughput or time, with the range"),
+        diamond(272, 47, "cpu"),
+        text(282, 51, "CPU of all processes"),
+        text(LEFT, 51, "TinyP2P is so many times as good; 1 × is equal", "faint"),
+        text(RIGHT + 16, 72, "time · CPU", "faint"),
     ]
     for mark in MARKS:
         parts.append(line(across(mark), TOP - 12, across(mark), bottom - 8, one_or_grid(mark)))
-        parts.append(text(across(mark), 72, f"{mark:g} ×", "faint", "middle"))
+        parts.append(text(across(mark), 72, f"{mark:.3g}", "faint", "middle"))
     before = None
     for number, (row, name, each) in enumerate(compared):
         parts += compared_line(TOP + LINE * number, row, name, each, row is not before)
@@ -115,13 +115,13 @@ def compared_line(y, row, name, each, is_first):
     parts = [text(20, y + 4, row["work"])] if is_first else []
     parts.append(text(LEFT - 14, y + 4, name, "faint", "end"))
     parts.append(line(across(ratio["min"]), y, across(ratio["max"]), y, "time range"))
-    shown = f"{ratio['median']:.2f} ×"
+    shown = f"{ratio['median']:.2f}"
     if cost:
         # Less CPU is better, so the ratio is turned round.
         parts.append(diamond(across(1 / cost["median"]), y, "cpu"))
-        shown += f" · {1 / cost['median']:.2f} ×"
+        shown += f" · {1 / cost['median']:.2f}"
     parts.append(dot(across(ratio["median"]), y, "time"))
-    parts.append(text(RIGHT + 12, y + 4, shown))
+    parts.append(text(RIGHT + 16, y + 4, shown))
     return parts
 
 
@@ -154,13 +154,13 @@ def growth(document):
             if survey["subject"] == subject and each["name"] == metric
         ]
         parts += panel(20 + number * PANEL_WIDTH, sorted(points), below, above)
-    height = PANEL_TOP + PANEL_HEIGHT + 62
+    height = PANEL_TOP + PANEL_HEIGHT + 76
     parts.append(text(20, height - 14, footer(document), "faint"))
     return svg(WIDTH, height, "How cost grows", parts)
 
 
 def panel(x, points, below, above):
-    """Both scales are logarithmic, and of the same length for the same factor where there is room."""
+    """Both scales are logarithmic."""
     left, right = x + 56, x + PANEL_WIDTH - 40
     bottom = PANEL_TOP + PANEL_HEIGHT
     parts = [

@@ -58,15 +58,15 @@ def contest_lines(outcomes):
         row = outcome.row
         names = outcome.names() or [row.ours]
         for name in names:
-            is_ours = name == row.ours
+            is_compared = row.is_compared(name)
             lines.append(
                 [
                     row.work if name == names[0] else "",
                     name,
                     spread(outcome.figures(name), row.unit) or "not measured",
-                    "" if is_ours else spread(outcome.ratios(name), "×"),
+                    spread(outcome.ratios(name), "×") if is_compared else "",
                     spread(outcome.figures(name, "cpu"), row.cpu_unit),
-                    "" if is_ours else spread(outcome.ratios(name, "cpu"), "×"),
+                    spread(outcome.ratios(name, "cpu"), "×") if is_compared else "",
                     disturbance(outcome, name),
                 ]
             )
@@ -108,8 +108,8 @@ def all_bars(outcomes, findings):
             describe_metric(found.survey, metric) for metric in found.metrics if metric.at_most
         ]
         bars += [
-            one_bar(f"{found.survey.work}: {name}", "", "", "not measured")
-            for name in found.unmeasured()
+            one_bar(f"{found.survey.work}: {name}", f"at most {at_most}", "", "not measured")
+            for name, at_most in found.unmeasured()
         ]
     bars += [one_bar(name, demanded, "", "not measured here") for name, demanded in ELSEWHERE]
     return bars
@@ -149,8 +149,9 @@ def describe_metric(survey, metric):
 
 
 def is_missed(outcomes, findings):
-    """Whether any bar was missed or not measured; an aim is not a bar."""
-    return any(bar["result"] in ("missed", "not measured") for bar in all_bars(outcomes, findings))
+    """Whether any bar was missed or not measured. An aim is not a bar, nor is what is only stated."""
+    bars = [bar for bar in all_bars(outcomes, findings) if bar["demanded"].startswith("at ")]
+    return any(bar["result"] in ("missed", "not measured") for bar in bars)
 
 
 def spread(figures, unit):
@@ -221,12 +222,12 @@ def describe(outcome):
 
 
 def contender(outcome, name):
-    is_ours = name == outcome.row.ours
+    is_compared = outcome.row.is_compared(name)
     return {
         "figure": summary(outcome.figures(name)),
         "cpu": summary(outcome.figures(name, "cpu")),
-        "ratio": None if is_ours else summary(outcome.ratios(name)),
-        "cpu_ratio": None if is_ours else summary(outcome.ratios(name, "cpu")),
+        "ratio": summary(outcome.ratios(name)) if is_compared else None,
+        "cpu_ratio": summary(outcome.ratios(name, "cpu")) if is_compared else None,
     }
 
 

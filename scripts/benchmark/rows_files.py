@@ -164,11 +164,16 @@ def surveys(counts):
             subject="files",
             amount=count,
             take=take(count),
-            bars=(HASHING, RESTART, FIND_MEANWHILE) if count == MILLION else (),
+            bars=bars(count),
             about="first hashing, restart, find, search, memory",
         )
         for count in counts
     ]
+
+
+def bars(count):
+    names = [(HASHING, HASHING_AT_MOST), (RESTART, RESTART_AT_MOST), (FIND_MEANWHILE, FIND_AT_MOST)]
+    return tuple((name, demanded[count]) for name, demanded in names if count in demanded)
 
 
 def check_counts(counts):

@@ -159,7 +159,7 @@ def surveys(counts):
 
 def bars(count):
     names = [("sent", BYTES_AT_MOST), ("wake-ups", WAKE_UPS_AT_MOST)]
-    return tuple(name for name, demanded in names if count in demanded)
+    return tuple((name, demanded[count]) for name, demanded in names if count in demanded)
 
 
 def check_counts(counts):

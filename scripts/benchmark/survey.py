@@ -27,7 +27,7 @@ class Survey:
     """One measurement, of `amount` things of a kind.
 
     `take(space, notes)` gives the Metrics, one after the other, so that those before a failure count.
-    `bars` are names and units of those that have a bar, for the report of a survey that failed.
+    `bars` are names and bars of those that have one, for the report of a survey that failed.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Findings:
     def unmeasured(self):
         """Those bars that there is no figure for."""
         found = {metric.name for metric in self.metrics}
-        return [name for name in self.survey.bars if name not in found]
+        return [(name, at_most) for name, at_most in self.survey.bars if name not in found]
 
 
 def conduct(survey, space):
