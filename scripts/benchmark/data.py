@@ -95,6 +95,27 @@ def numbered(space, directories, files):
     return kept(space, f"numbered-{directories}-{files}", fill)
 
 
+# Files in one directory of `single_bytes`.
+CROWD = 1000
+
+
+def single_bytes(space, count):
+    """A directory `tree` of that many files of one byte, a thousand in each of its directories."""
+
+    def fill(directory):
+        for first in range(0, count, CROWD):
+            inner = directory / "tree" / f"album-{first // CROWD:04}"
+            inner.mkdir(parents=True)
+            for number in range(first, min(first + CROWD, count)):
+                (inner / f"photo-{number:07}.jpeg").write_bytes(bytes([number % 256]))
+
+    return kept(space, f"bytes-{count}", fill)
+
+
+def has_single_bytes(space, count):
+    return (space.data / f"bytes-{count}").is_dir()
+
+
 def warm(*paths):
     """Reads files into the page cache: what a server sends comes from there for every contender."""
     for path in paths:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import run, succeeds
+from processes import Failure, run, succeeds
 
 SUBNET = "10.205.0"
+
+PREFIX = "tinyp2p-bench-"
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Host:
 @contextmanager
 def network(count, rate):
     """A reader's host and `count` hosts that send at most at `rate` (a tc rate such as 100mbit)."""
-    reader = Host(f"tinyp2p-bench-{os.getpid()}", f"{SUBNET}.254")
+    reader = Host(f"{PREFIX}{os.getpid()}", f"{SUBNET}.254")
     holders = [Host(f"{reader.namespace}-{n}", f"{SUBNET}.{n}") for n in range(1, count + 1)]
     delete_networks()
     try:
@@ -46,10 +48,34 @@ def network(count, rate):
         delete_networks()
 
 
+@contextmanager
+def alone():
+    """One host with nothing but a loopback, whose counters see what its own nodes send and nothing else."""
+    host = Host(f"{PREFIX}{os.getpid()}", "127.0.0.1")
+    delete_networks()
+    try:
+        run(["ip", "netns", "add", host.namespace])
+        run(["ip", "-n", host.namespace, "link", "set", "lo", "up"])
+        yield host
+    finally:
+        delete_networks()
+
+
+def bytes_sent(host):
+    """Over the loopback of a host so far, with the headers of every packet."""
+    for line in run([*host.inside, "cat", "/proc/net/dev"]).splitlines():
+        name, _, counters = line.partition(":")
+        if name.strip() == "lo":
+            return int(counters.split()[8])
+    raise Failure(f"no loopback in {host.namespace}")
+
+
 def delete_networks():
     """Those of this run, and those of a run that was killed."""
-    for namespace in Path("/run/netns").glob("tinyp2p-bench-*"):
-        succeeds(["ip", "netns", "delete", namespace.name])
+    for namespace in Path("/run/netns").glob(f"{PREFIX}*"):
+        owner = namespace.name.removeprefix(PREFIX).partition("-")[0]
+        if owner == str(os.getpid()) or not Path("/proc", owner).exists():
+            succeeds(["ip", "netns", "delete", namespace.name])
 
 
 def build_bridge(host):

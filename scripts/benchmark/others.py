@@ -1,7 +1,8 @@
-"""What people use today: curl and rclone from an https nginx, and sshfs.
+"""What people use today: curl and rclone from an https nginx, sshfs, and rsync over ssh.
 
 Each runs on loopback from a directory of its own, with keys made for this run, and as it comes from
-Debian: no option here makes one of them faster or slower.
+Debian but for one thing: nginx and whoever asks it are held to the cipher that TinyP2P's nodes agree on.
+Where a server's program is not installed, its context manager gives None.
 """
 
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from processes import eventually, is_listening, mounted, run, running
 from tinyp2p import free_port
+from tools import missing
+
+CIPHER = "TLS_AES_128_GCM_SHA256"
 
 NGINX = """
 daemon off;
@@ -34,6 +38,7 @@ http {{
         ssl_certificate {home}/certificate;
         ssl_certificate_key {home}/key;
         ssl_protocols TLSv1.3;
+        ssl_conf_command Ciphersuites {cipher};
         root {root};
         autoindex on;
     }}
@@ -72,19 +77,39 @@ class Nginx:
     home: Path
     port: int
 
-    def curl(self, name, port=None):
+    @property
+    def url(self):
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def curl_alone(self):
+        """curl, without what it is to fetch."""
+        trust = ["--cacert", self.home / "certificate", "--tls13-ciphers", CIPHER]
+        return ["curl", "-q", "-fsS", *trust]
+
+    def curl(self, name, port=None, target="/dev/null"):
         """Fetches a file and throws it away; by another port if that leads here, too."""
         url = f"https://127.0.0.1:{port or self.port}/{name}"
-        return ["curl", "-q", "-fsS", "--cacert", self.home / "certificate", "-o", "/dev/null", url]
+        return [*self.curl_alone, "-o", target, url]
+
+    def rclone(self, home):
+        """How rclone is told of this server."""
+        return [
+            *("--http-url", self.url, "--ca-cert", self.home / "certificate"),
+            *("--config", home / "configuration", "--cache-dir", home / "cache"),
+        ]
 
 
 @contextmanager
 def nginx(space, root):
+    if missing(("nginx", "openssl")):
+        yield None
+        return
     home = space.directory("nginx")
     make_certificate(home)
     port = free_port()
     configuration = home / "configuration"
-    configuration.write_text(NGINX.format(home=home, port=port, root=root))
+    configuration.write_text(NGINX.format(home=home, port=port, root=root, cipher=CIPHER))
     command = ["nginx", "-e", "stderr", "-p", home, "-c", configuration]
     with running(command, home / "log") as daemon:
         eventually("nginx listens", lambda: is_listening(f"127.0.0.1:{port}"), daemons=[daemon])
@@ -107,12 +132,7 @@ def rclone(space, server, ready):
     """A new rclone mount of an Nginx; gives its mountpoint."""
     home = space.directory("rclone")
     mountpoint = home / "mnt"
-    command = [
-        *("rclone", "mount", ":http:", mountpoint, "--read-only"),
-        *("--http-url", f"https://127.0.0.1:{server.port}"),
-        *("--ca-cert", server.home / "certificate"),
-        *("--config", home / "configuration", "--cache-dir", home / "cache"),
-    ]
+    command = ["rclone", "mount", ":http:", mountpoint, "--read-only", *server.rclone(home)]
     with mounted(command, mountpoint, ready, home / "log", {"HOME": str(home)}):
         yield mountpoint
 
@@ -123,9 +143,17 @@ class Sshd:
 
     home: Path
 
+    @property
+    def configuration(self):
+        """That of ssh, by which it is found."""
+        return self.home / "ssh_config"
+
 
 @contextmanager
 def sshd(space):
+    if missing(("sshd", "ssh-keygen")):
+        yield None
+        return
     home = space.directory("sshd")
     port = free_port()
     for key in "host", "user":
@@ -161,7 +189,7 @@ def sshfs(space, server, directory, ready):
     home = space.directory("sshfs")
     mountpoint = home / "mnt"
     command = [
-        *("sshfs", "-f", "-F", server.home / "ssh_config", "-o", "ro"),
+        *("sshfs", "-f", "-F", server.configuration, "-o", "ro"),
         *(f"127.0.0.1:{directory}", mountpoint),
     ]
     with mounted(command, mountpoint, ready, home / "log"):

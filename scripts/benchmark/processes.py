@@ -11,12 +11,13 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
+
+from cpu import process_clock
 
 # Output is parsed here and there, and sorting by locale would be timed.
 ENVIRONMENT = {"LC_ALL": "C", "PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
-
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Failure(Exception):
@@ -150,11 +151,33 @@ class Daemon:
             wait(self.child, 10)
         kill_group(self.child)
 
-    def cpu_ticks(self):
+    def cpu_seconds(self):
         """CPU time so far, of all its threads."""
-        with open(f"/proc/{self.pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+        return process_clock(self.pid)
+
+    def switches(self):
+        """How often each of its threads has been switched away from so far, by thread."""
+        counts = {}
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(OSError):
+                lines = (thread / "status").read_text().splitlines()
+                counts[thread.name] = sum(
+                    int(line.split()[1]) for line in lines if "_switches" in line
+                )
+        return counts
+
+    def bytes_written(self):
+        """To disks so far."""
+        with open(f"/proc/{self.pid}/io") as file:
+            return int(dict(line.split(": ") for line in file)["write_bytes"])
+
+    def has_work(self):
+        """Whether any of its threads runs, wants to, or waits for a disk at this moment."""
+        for thread in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(OSError):
+                if (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD":
+                    return True
+        return False
 
     def memory(self, field):
         """A line of /proc/PID/status such as VmRSS or VmHWM, in bytes."""
@@ -167,15 +190,32 @@ class Daemon:
     def settle(self, timeout=60):
         """Waits until it has nothing left to do from its start, such as looking through its share."""
         deadline = time.monotonic() + timeout
-        before = self.cpu_ticks()
+        before = self.cpu_seconds()
         while time.monotonic() < deadline:
             time.sleep(0.25)
             self.check()
-            after = self.cpu_ticks()
-            if after - before <= 0.02 * TICKS_PER_SECOND:
+            after = self.cpu_seconds()
+            if after - before <= 0.02:
                 return
             before = after
         raise Failure(f"still busy {timeout} s after its start: {shown(self.command)}")
+
+    def finish(self, timeout):
+        """Waits until it has done what it does at a low priority, such as hashing its share.
+
+        It may get hardly any CPU for that, so it counts as done once it has looked idle for three
+        seconds, at every look. Gives the moment since when.
+        """
+        deadline = time.monotonic() + timeout
+        since, used = time.monotonic(), self.cpu_seconds()
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            self.check()
+            if self.has_work() or self.cpu_seconds() - used > 0.03:
+                since, used = time.monotonic(), self.cpu_seconds()
+            elif time.monotonic() - since > 3:
+                return since
+        raise Failure(f"still at work after {timeout:.0f} s: {shown(self.command)}")
 
 
 @contextmanager

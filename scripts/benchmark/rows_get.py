@@ -1,8 +1,9 @@
-"""Rows about `tinyp2p get`: what becomes of several holders, and how it compares with rsync over ssh.
+"""Rows about `tinyp2p get`: what becomes of several holders, and how it compares with rsync over ssh,
+rclone copy and curl.
 
-Each turn is one command from its start to its end, which for `get` includes joining the network: more
-than a second, in which it waits for others. Everything is written to memory (tmpfs), so that no disk is
-measured, and compared with the original after the clock has stopped. The server's page cache is warm.
+Each turn is one command from its start to its end, which for `get` includes joining the network.
+Everything is written to memory (tmpfs), so that no disk is measured, and compared with the original
+after the clock has stopped. The server's page cache is warm.
 """
 
 import shutil
@@ -15,44 +16,66 @@ import tinyp2p
 from contest import Bar, Row
 from data import FILE
 from machine import GIB, MIB
-from processes import Failure, run, timed
+from measure import duration, rate
+from processes import Failure, run
+from tools import unless_missing
 
 HOLDERS = 3
 
 
 def get(space, peers, pattern, original, inside=(), count=1):
-    """Seconds of one `tinyp2p get`, by a node that has never been there, of `count` files."""
-    home, target = space.directory("getter"), space.tmpfs / "got"
-    command = [
-        *inside,
-        "env",
-        *(f"{name}={value}" for name, value in tinyp2p.environment(home).items()),
-        *(space.programs / "tinyp2p", "get", "--no-discovery"),
-        *("--log", "warn", "--state-dir", home / "state"),
-        *("-d", target, space.password, pattern),
-        *peers,
-    ]
-    try:
-        done = timed(command, timeout=300)
-        if not done.output.startswith(f"{count} fetched"):
-            raise Failure(f"not {count} files: {done.output.strip()}")
-        run(["diff", "-r", "-q", original, target], timeout=300)
-        return done.seconds
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
+    """One `tinyp2p get`, by a node that has never been there, of `count` files; gives its Work."""
+
+    def check(output):
+        if not output.startswith(f"{count} fetched"):
+            raise Failure(f"not {count} files: {output.strip()}")
+
+    with target(space) as into:
+        options = ("--log", "warn", "-d", into)
+        command = tinyp2p.command(space, "get", pattern, *peers, options=options)
+        return fetch(space, [*inside, *command], original, into, check)
 
 
 def rsync(space, shell, original):
-    """Seconds of one rsync of a directory over ssh."""
-    target = space.tmpfs / "copy"
-    ssh = f"ssh -F {shell.home / 'ssh_config'}"
-    command = ["rsync", "-a", "-e", ssh, f"127.0.0.1:{original}/", f"{target}/"]
+    ssh = f"ssh -F {shell.configuration}"
+    with target(space) as into:
+        command = ["rsync", "-a", "-e", ssh, f"127.0.0.1:{original}/", f"{into}/"]
+        return fetch(space, command, original, into)
+
+
+def rclone(space, web, original):
+    home = space.directory("rclone")
+    with target(space) as into:
+        command = ["rclone", "copy", ":http:", into, *web.rclone(home)]
+        return fetch(space, command, original, into)
+
+
+def curl(space, web, original):
+    """One curl, with a list of everything, by as few connections as it likes."""
+    wanted = space.path("curl-list")
+    with target(space) as into:
+        names = [path.relative_to(original) for path in original.rglob("*") if path.is_file()]
+        lines = [f'url = "{web.url}/{name}"\noutput = "{into / name}"\n' for name in names]
+        wanted.write_text("".join(lines))
+        command = [*web.curl_alone, "--create-dirs", "-K", wanted]
+        return fetch(space, command, original, into)
+
+
+@contextmanager
+def target(space):
+    into = space.tmpfs / "got"
     try:
-        seconds = timed(command, timeout=300).seconds
-        run(["diff", "-r", "-q", original, target], timeout=300)
-        return seconds
+        yield into
     finally:
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(into, ignore_errors=True)
+
+
+def fetch(space, command, original, into, check=lambda output: None):
+    """The Work of a command that must leave a copy of a directory."""
+    work = space.timed(command, timeout=300)
+    check(work.output)
+    run(["diff", "-r", "-q", original, into], timeout=300)
+    return work
 
 
 @contextmanager
@@ -100,7 +123,7 @@ def contenders(space, share, size, servers, where):
                 stack.enter_context(server.running())
             peers = [server.peer for server in servers[:count]]
             inside = where.get("inside", ())
-            return size / 1e6 / get(space, peers, "^file$", share, inside)
+            return rate(get(space, peers, "^file$", share, inside), size)
 
     yield {"three holders": lambda: from_holders(3), "one of them": lambda: from_holders(1)}
 
@@ -113,41 +136,51 @@ def one_file(space, _notes):
     tinyp2p.learn_root(server, FILE)
 
     def ours():
-        data.warm(share / FILE)
         with server.running():
-            return size / 1e6 / get(space, [server.peer], "^file$", share)
+            return get(space, [server.peer], "^file$", share)
 
-    def by_rsync():
-        data.warm(share / FILE)
-        return size / 1e6 / rsync(space, shell, share)
-
-    with others.sshd(space) as shell:
-        yield {"tinyp2p get": ours, "rsync over ssh": by_rsync}
+    with against_others(space, share, [share / FILE], ours, lambda work: rate(work, size)) as each:
+        yield each
 
 
 @contextmanager
-def small_files(space, notes):
+def small_files(space, _notes):
     count = space.size(10_000, 1000)
     share = data.small_files(space, count)
     server = tinyp2p.Server(space, share)
     tinyp2p.learn_root(server, "small")
-
-    def warm():
-        data.warm(*(share / "small").iterdir())
+    files = list((share / "small").iterdir())
 
     def ours():
-        warm()
         with server.running():
             return get(space, [server.peer], ".", share, count=count)
 
-    def by_rsync():
-        warm()
-        return rsync(space, shell, share)
+    with against_others(space, share, files, ours, lambda work: duration(work, count)) as each:
+        yield each
 
-    with others.sshd(space) as shell:
-        yield {"tinyp2p get": ours, "rsync over ssh": by_rsync}
-    notes.append("get waits for others for a second before it asks them")
 
+@contextmanager
+def against_others(space, share, files, ours, judged):
+    """All contenders for one directory; `judged` makes a Figure of a Work."""
+
+    def turn(fetched):
+        data.warm(*files)
+        return judged(fetched())
+
+    with others.sshd(space) as shell, others.nginx(space, share) as web:
+        fetches = {
+            "rsync": lambda: rsync(space, shell, share),
+            "rclone": lambda: rclone(space, web, share),
+            "curl": lambda: curl(space, web, share),
+        }
+        theirs = {
+            NAMES[kind]: unless_missing(kind, lambda fetched=fetched: turn(fetched))
+            for kind, fetched in fetches.items()
+        }
+        yield {"tinyp2p get": lambda: turn(ours), **theirs}
+
+
+NAMES = {"rsync": "rsync over ssh", "rclone": "rclone copy", "curl": "curl"}
 
 ROWS = [
     Row(
@@ -158,6 +191,9 @@ ROWS = [
         is_more_better=True,
         bars=(Bar("one of them", at_least=2),),
         contest=capped,
+        cpu_unit="CPU s/GiB",
+        needs=("ip", "tc", "nsenter"),
+        about="each holder behind a link of its own; one of them alone",
     ),
     Row(
         key="get-free",
@@ -167,6 +203,8 @@ ROWS = [
         is_more_better=True,
         bars=(Bar("one of them", at_least=0.8),),
         contest=uncapped,
+        cpu_unit="CPU s/GiB",
+        about="all on loopback; one of them alone",
     ),
     Row(
         key="get-rsync",
@@ -174,8 +212,10 @@ ROWS = [
         ours="tinyp2p get",
         unit="MB/s",
         is_more_better=True,
-        bars=(Bar("rsync over ssh", at_least=0.5, aim=1),),
+        bars=(Bar("rsync over ssh", at_least=2), Bar("rclone copy"), Bar("curl")),
         contest=one_file,
+        cpu_unit="CPU s/GiB",
+        about="to memory; rsync over ssh, rclone copy, curl",
     ),
     Row(
         key="get-small",
@@ -183,7 +223,9 @@ ROWS = [
         ours="tinyp2p get",
         unit="s",
         is_more_better=False,
-        bars=(Bar("rsync over ssh", at_least=0.3, aim=1),),
+        bars=(Bar("rsync over ssh", at_least=1.2), Bar("rclone copy"), Bar("curl")),
         contest=small_files,
+        cpu_unit="CPU us/file",
+        about="to memory; rsync over ssh, rclone copy, curl with a list of them",
     ),
 ]

@@ -19,17 +19,19 @@ import tinyp2p
 from contest import Bar, Row
 from data import FILE
 from machine import GIB, MIB
-from processes import Failure, eventually, is_listening, last_line, run, running, timed
+from measure import figure, rate
+from processes import Failure, eventually, is_listening, last_line, run, running
+from tools import unless_missing
 
 HERE = Path(__file__).parent
 
 
-def read(path, size, timeout=300):
-    """Reads a file from its beginning to its end, as `cp` would, and gives the rate in MB/s."""
-    done = timed(["dd", f"if={path}", "of=/dev/null", "bs=1M"], timeout)
+def read(space, path, size, timeout=300):
+    """Reads a file from its beginning to its end, as `cp` would; gives the Work of that."""
+    done = space.timed(["dd", f"if={path}", "of=/dev/null", "bs=1M"], timeout)
     if f"\n{size} bytes" not in "\n" + done.errors:
         raise Failure(f"not {size} bytes in {path}: {last_line(done.errors)}")
-    return size / 1e6 / done.seconds
+    return done
 
 
 def check(path, original):
@@ -37,22 +39,25 @@ def check(path, original):
     run(["cmp", path, original], timeout=300)
 
 
+UNCACHED = "TinyP2P, no disk cache"
+
+
 @contextmanager
-def sequential(space, _notes):
+def sequential(space, notes):
     size = space.size(GIB, 256 * MIB)
     share = data.random_file(space, size)
     server = tinyp2p.Server(space, share)
     tinyp2p.learn_root(server, FILE)
 
-    def ours():
+    def ours(*options):
         data.warm(share / FILE)
-        with tinyp2p.cold(server, FILE) as mount:
+        with tinyp2p.cold(server, FILE, options) as mount:
             mount.wait_for_root(FILE)
             return read_and_check(mount.path)
 
     def by_curl():
         data.warm(share / FILE)
-        return size / 1e6 / timed(web.curl(FILE), 300).seconds
+        return rate(space.timed(web.curl(FILE), 300), size)
 
     def by_rclone():
         data.warm(share / FILE)
@@ -65,12 +70,19 @@ def sequential(space, _notes):
             return read_and_check(mountpoint)
 
     def read_and_check(mountpoint):
-        rate = read(mountpoint / FILE, size)
+        work = read(space, mountpoint / FILE, size)
         check(mountpoint / FILE, share / FILE)
-        return rate
+        return rate(work, size)
 
     with others.nginx(space, share) as web, others.sshd(space) as shell:
-        yield {"TinyP2P": ours, "curl": by_curl, "rclone": by_rclone, "sshfs": by_sshfs}
+        yield {
+            "TinyP2P": ours,
+            UNCACHED: lambda: ours("--cache-size", "0"),
+            "curl": unless_missing("curl", by_curl),
+            "rclone": unless_missing("rclone", by_rclone),
+            "sshfs": unless_missing("sshfs", by_sshfs),
+        }
+    notes.append(f"all but sshfs encrypt with {others.CIPHER}")
 
 
 @contextmanager
@@ -85,14 +97,14 @@ def scattered(space, _notes):
         data.warm(share / FILE)
         with tinyp2p.cold(server, FILE) as mount:
             mount.wait_for_root(FILE)
-            return rate(mount.path)
+            return reads(mount.path)
 
     def by_sshfs():
         data.warm(share / FILE)
         with others.sshfs(space, shell, share, FILE) as mountpoint:
-            return rate(mountpoint)
+            return reads(mountpoint)
 
-    def rate(mountpoint):
+    def reads(mountpoint):
         """Each read is in a stretch of 128 KiB of its own, so none finds what another has brought along."""
         reader = [
             *("fio", "--name=random", f"--filename={mountpoint / FILE}", "--readonly"),
@@ -100,13 +112,14 @@ def scattered(space, _notes):
             *("--ioengine=psync", "--fadvise_hint=random"),
             *(f"--randseed={random.randrange(1 << 31)}", "--output-format=json"),
         ]
-        done = json.loads(run(reader, timeout=300))["jobs"][0]
+        work = space.timed(reader, timeout=300)
+        done = json.loads(work.output)["jobs"][0]
         if done["error"] or done["read"]["total_ios"] != count:
             raise Failure(f"{done['read']['total_ios']} of {count} reads, error {done['error']}")
-        return done["read"]["iops"]
+        return figure(done["read"]["iops"], work.cpu / count * 1e6, work)
 
     with others.sshd(space) as shell:
-        yield {"TinyP2P": ours, "sshfs": by_sshfs}
+        yield {"TinyP2P": ours, "sshfs": unless_missing("sshfs", by_sshfs)}
 
 
 @contextmanager
@@ -117,9 +130,14 @@ def again(space, _notes):
     with tinyp2p.cold(server, FILE) as mount:
         mount.wait_for_root(FILE)
         check(mount.path / FILE, share / FILE)
+
+        def by_kernel(directory):
+            work = read(space, directory / FILE, size)
+            return figure(size / 1e6 / work.seconds, work.system / (size / GIB), work)
+
         yield {
-            "TinyP2P": lambda: read(mount.path / FILE, size),
-            "local disk": lambda: read(share / FILE, size),
+            "TinyP2P": lambda: by_kernel(mount.path),
+            "local disk": lambda: by_kernel(share),
         }
 
 
@@ -143,9 +161,9 @@ def many_holders(space, notes):
                 mount = stack.enter_context(tinyp2p.mount(space, peers, FILE, **where))
                 mount.wait_for_sources(FILE, count)
                 mount.wait_for_root(FILE)
-                rate = read(mount.path / FILE, size)
+                work = read(space, mount.path / FILE, size)
                 check(mount.path / FILE, share / FILE)
-                return rate
+                return rate(work, size)
 
         yield {"four holders": lambda: from_holders(4), "one of them": lambda: from_holders(1)}
     notes.append(f"a file of {size // MIB} MiB; each holder behind tc tbf in a network of its own")
@@ -198,32 +216,36 @@ def far_away(space, notes):
             tinyp2p.mount(space, [f"127.0.0.1:{port}"], FILE) as mount,
         ):
             mount.wait_for_root(FILE)
-            rate = read(mount.path / FILE, size)
+            work = read(space, mount.path / FILE, size)
             check(mount.path / FILE, share / FILE)
         if link.carried < size:
             raise Failure(f"only {link.carried} bytes came by the slow link")
-        return rate
+        return rate(work, size)
 
     def by_curl(delay):
         data.warm(share / FILE)
         by = tinyp2p.free_port()
         with slow_link(space, by, "127.0.0.1", web.port, delay):
-            return size / 1e6 / timed(web.curl(FILE, by), 300).seconds
+            return rate(space.timed(web.curl(FILE, by), 300), size)
 
     def by_curl_at_once():
-        without_delay.append(by_curl(0))
-        return without_delay[-1]
+        done = by_curl(0)
+        without_delay.append(done.value)
+        return done
 
     with others.nginx(space, share) as web:
         yield {
             "TinyP2P": ours,
-            "curl": lambda: by_curl(DELAY),
-            "curl, same proxy, no delay": by_curl_at_once,
+            "curl": unless_missing("curl", lambda: by_curl(DELAY)),
+            "curl, same proxy, no delay": unless_missing("curl", by_curl_at_once),
         }
     if without_delay:
-        rate = statistics.median(without_delay)
-        notes.append(f"the delaying proxy itself carries {rate:.0f} MB/s of curl without delay")
+        carried = statistics.median(without_delay)
+        notes.append(f"the delaying proxy itself carries {carried:.0f} MB/s of curl without delay")
+    notes.append("the CPU of the delaying proxy is in the figures of both")
 
+
+NETWORKS = ("ip", "tc", "nsenter")
 
 ROWS = [
     Row(
@@ -233,11 +255,16 @@ ROWS = [
         unit="MB/s",
         is_more_better=True,
         bars=(
-            Bar("curl", at_least=0.7, aim=0.9),
-            Bar("rclone", at_least=2.5),
-            Bar("sshfs", at_least=3),
+            Bar("curl", at_most=1.08, of="cpu", mine=UNCACHED),
+            Bar("curl", at_most=1.2, of="cpu"),
+            Bar("curl", at_least=0.85),
+            Bar("rclone", at_least=1.9),
+            Bar("sshfs", at_least=4.5),
         ),
         contest=sequential,
+        cpu_unit="CPU s/GiB",
+        about="dd of a file through a new mount, with and without the disk cache; curl from nginx, rclone "
+        "mount, sshfs",
     ),
     Row(
         key="random",
@@ -245,8 +272,11 @@ ROWS = [
         ours="TinyP2P",
         unit="IOPS",
         is_more_better=True,
-        bars=(Bar("sshfs", at_least=1.5),),
+        bars=(Bar("sshfs", at_least=1.4),),
         contest=scattered,
+        cpu_unit="CPU us/read",
+        needs=("fio",),
+        about="fio with psync; sshfs",
     ),
     Row(
         key="reread",
@@ -254,8 +284,10 @@ ROWS = [
         ours="TinyP2P",
         unit="MB/s",
         is_more_better=True,
-        bars=(Bar("local disk", at_least=0.9),),
+        bars=(Bar("local disk"), Bar("local disk", of="cpu")),
         contest=again,
+        cpu_unit="system s/GiB",
+        about="dd of a file that the kernel has in its page cache; the same of the local disk",
     ),
     Row(
         key="holders",
@@ -265,6 +297,9 @@ ROWS = [
         is_more_better=True,
         bars=(Bar("one of them", at_least=3.6),),
         contest=many_holders,
+        cpu_unit="CPU s/GiB",
+        needs=NETWORKS,
+        about="dd of a file that four members have, each behind a link of 100 Mbit/s; one of them alone",
     ),
     Row(
         key="latency",
@@ -274,5 +309,7 @@ ROWS = [
         is_more_better=True,
         bars=(Bar("curl", at_least=0.9),),
         contest=far_away,
+        cpu_unit="CPU s/GiB",
+        about="dd of a file over a link of 25 ms each way; curl over the same",
     ),
 ]

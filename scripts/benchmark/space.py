@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from measure import Meter
 from processes import Failure, run, unmount_below
 
 PASSWORD = "violet-anchor-teapot-quartz"
@@ -27,6 +28,7 @@ class Space:
     work: Path
     programs: Path
     quick: bool
+    meter: Meter
     numbers: itertools.count = field(default_factory=itertools.count)
 
     @property
@@ -47,13 +49,17 @@ class Space:
         path.mkdir()
         return path
 
+    def timed(self, command, timeout, has_tail=True):
+        """Runs a command as the work of a contender; gives its Work."""
+        return self.meter.timed(command, timeout, has_tail)
+
     def size(self, full, quick):
         """The size of something in a proper run and in one for development."""
         return quick if self.quick else full
 
 
 @contextmanager
-def space(data, programs, quick):
+def space(data, programs, quick, meter):
     """A Space for the length of a `with` block."""
     data.mkdir(mode=0o755, parents=True, exist_ok=True)
     with open(data / "lock", "w") as lock:
@@ -63,12 +69,12 @@ def space(data, programs, quick):
             raise Failure(f"another run uses {data}; two would disturb one another") from error
         for left in data.glob("run-*"):
             remove(left)
-        yield from own_space(data, programs, quick)
+        yield from own_space(data, programs, quick, meter)
 
 
-def own_space(data, programs, quick):
+def own_space(data, programs, quick, meter):
     work = Path(tempfile.mkdtemp(prefix="run-", dir=data))
-    made = Space(data, work, programs, quick)
+    made = Space(data, work, programs, quick, meter)
     try:
         made.tmpfs.mkdir()
         run(["mount", "-t", "tmpfs", "-o", "size=4G,mode=700", "tinyp2p-bench", made.tmpfs])

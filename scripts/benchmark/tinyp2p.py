@@ -115,7 +115,7 @@ class Mount:
 
 
 @contextmanager
-def mount(space, peers, ready, listen="127.0.0.1", inside=()):
+def mount(space, peers, ready, listen="127.0.0.1", inside=(), options=(), is_settled=True):
     """A new mount of the network of `peers`, for the length of a `with` block."""
     home = space.directory("mount")
     mountpoint = home / "mnt"
@@ -125,20 +125,38 @@ def mount(space, peers, ready, listen="127.0.0.1", inside=()):
         *("-f", "--no-share", "--no-discovery", "--log", "warn"),
         *("--listen", f"{listen}:{PORT if inside else free_port(listen)}"),
         *("--state-dir", home / "state"),
+        *options,
         space.password,
         mountpoint,
         *peers,
     ]
     log = home / "log"
     with mounted(command, mountpoint, ready, log, environment(home), timeout=60) as daemon:
-        daemon.settle()
+        if is_settled:
+            daemon.settle()
         yield Mount(mountpoint, daemon)
 
 
+def command(space, name, *arguments, options=()):
+    """A command of `tinyp2p` by a node that has never been there; `arguments` end with a peer."""
+    home = space.directory(name)
+    return [
+        "env",
+        *(f"{variable}={value}" for variable, value in environment(home).items()),
+        *(space.programs / "tinyp2p", name, "--no-discovery", "--state-dir", home / "state"),
+        *options,
+        space.password,
+        *arguments,
+    ]
+
+
 @contextmanager
-def cold(server, ready):
+def cold(server, ready, options=()):
     """A new process of `server` and a new mount of it."""
-    with server.running(), mount(server.space, [server.peer], ready) as mounted_here:
+    with (
+        server.running(),
+        mount(server.space, [server.peer], ready, options=options) as mounted_here,
+    ):
         yield mounted_here
 
 
