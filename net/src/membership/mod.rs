@@ -161,8 +161,7 @@ impl Members {
         Ok(Self {
             me,
             name,
-            stop_signal: stop_signal
-                .map_err(|why| Error::local("looking for members", why.into()))?,
+            stop_signal: stop_signal.map_err(|why| Error::local("looking for members", why))?,
             advertise: advertise.as_ref().map(dialable).transpose()?,
             remembered,
             connect,

@@ -78,7 +78,7 @@ fn any_record() -> impl Strategy<Value = MemberRecord> {
         vec(prop_oneof![address, v6], 0..4),
     )
         .prop_filter_map("no name", |(id, name, addresses)| {
-            MemberRecord::is_name(&name).then(|| MemberRecord {
+            MemberRecord::is_name(&name).then_some(MemberRecord {
                 id,
                 name,
                 addresses,
