@@ -6,6 +6,7 @@
 //!
 //! A TCP link is a non-blocking socket plus `poll(2)`: one system call when bytes are ready, and an
 //! exact deadline when they are not, without a `setsockopt` each time the remaining time changes.
+//! The first read after a write polls at once: the answer cannot be there yet.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -94,6 +95,7 @@ impl Dial for TcpDialer {
             Ok(stream) => Ok(Arc::new(TcpLink {
                 stream,
                 is_retired: AtomicBool::new(false),
+                awaits_answer: AtomicBool::new(false),
             })),
             Err(error) => {
                 // The name may resolve to another address by now.
@@ -192,6 +194,9 @@ struct Retired;
 struct TcpLink {
     stream: TcpStream,
     is_retired: AtomicBool,
+    /// True between a write and the next read, which has to wait for the other side. A read that
+    /// did not wait first would be a system call that finds nothing.
+    awaits_answer: AtomicBool,
 }
 
 impl TcpLink {
@@ -235,6 +240,9 @@ impl TcpLink {
 
 impl Link for TcpLink {
     fn read(&self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        if self.awaits_answer.swap(false, Ordering::Relaxed) {
+            self.wait(PollFlags::IN, deadline)?;
+        }
         self.ready(PollFlags::IN, deadline, |mut stream| stream.read(buffer))
     }
 
@@ -246,6 +254,7 @@ impl Link for TcpLink {
             }
             bytes = &bytes[written..];
         }
+        self.awaits_answer.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -300,6 +309,21 @@ mod tests {
         let error = link.read(&mut [0; 8], soon(50)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(start.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_answer_is_awaited_until_the_deadline_and_read_whole() {
+        let (link, mut other) = pair();
+        link.write_all(b"?", soon(3000)).unwrap();
+        let error = link.read(&mut [0; 8], soon(50)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        link.write_all(b"?", soon(3000)).unwrap();
+        other.write_all(b"answer").unwrap();
+        let (mut answer, mut filled) = ([0; 6], 0);
+        while filled < answer.len() {
+            filled += link.read(&mut answer[filled..], soon(3000)).unwrap();
+        }
+        assert_eq!(&answer, b"answer");
     }
 
     #[test]

@@ -21,13 +21,13 @@ mod own_file;
 mod slab;
 mod slot;
 mod supply;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::model::{ContentId, Root};
 
 use disk::Disk;
-use slab::Slab;
+use slab::{Slab, SlotWrite};
 use slot::Header;
 
 /// Blocks in a large slot: the size of piece that the download engine uses.
@@ -47,21 +47,10 @@ pub const PIECE_BLOCKS: u64 = 8;
 const BACKLOG_BYTES: u64 = 8 << 20;
 const BACKLOG: usize = 2048;
 
-/// How often the writer wakes while there is something to write; it also wakes when the backlog is
-/// a quarter full. Waking it for each block would take time from those who wait for blocks.
-const GATHER: Duration = Duration::from_millis(20);
-
-/// How often the writer checks whether the files are still in place: people empty
-/// caches by `rm -rf`.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// After a failed write (a full disk, most likely), nothing is written for this long.
-const PAUSE: Duration = Duration::from_secs(30);
-
 /// The cache of one process.
 pub struct DiskCache {
     store: Arc<SlabStore>,
-    writes: SyncSender<Write>,
+    writes: SyncSender<SlotWrite>,
     writer: Thread,
 }
 
@@ -75,11 +64,6 @@ struct SlabStore {
     stopped: AtomicBool,
     /// The bytes waiting to be written.
     backlog: AtomicU64,
-}
-
-struct Write {
-    header: Header,
-    content: Arc<dyn AsRef<[u8]> + Send + Sync>,
 }
 
 impl DiskCache {
@@ -175,7 +159,7 @@ impl DiskCache {
         let Some(header) = Header::new(leaves, first, span) else {
             return;
         };
-        let write = Write {
+        let write = SlotWrite {
             header,
             content: Arc::new(ProvenBytes(bytes)),
         };
@@ -251,48 +235,6 @@ impl SlabStore {
             Ok(None) => tracing::debug!("another mount uses the cache in {directory} now"),
             Err(error) => tracing::debug!(%error, "there is no cache in {directory}"),
         }
-    }
-
-    fn write_all(&self, queue: &Receiver<Write>) {
-        // Best effort: without the permission, the thread simply competes like any other.
-        let _ = rustix::process::setpriority_process(None, 19);
-        let mut paused_until: Option<Instant> = None;
-        let mut looked = Instant::now();
-        loop {
-            if looked.elapsed() >= LOOK && !self.stopped.load(Ordering::Relaxed) {
-                self.look_after_files();
-                looked = Instant::now();
-            }
-            let first = match queue.recv_timeout(LOOK) {
-                Ok(write) => write,
-                Err(RecvTimeoutError::Timeout) if !self.stopped.load(Ordering::Relaxed) => continue,
-                Err(_) => return,
-            };
-            for write in std::iter::once(first).chain(queue.try_iter()) {
-                self.write(&write, &mut paused_until);
-            }
-            if !self.stopped.load(Ordering::Relaxed) {
-                std::thread::park_timeout(GATHER);
-            }
-        }
-    }
-
-    fn write(&self, write: &Write, paused_until: &mut Option<Instant>) {
-        let content = (*write.content).as_ref();
-        self.backlog
-            .fetch_sub(content.len() as u64, Ordering::Relaxed);
-        if paused_until.is_some_and(|until| Instant::now() < until) {
-            return;
-        }
-        let Some(disk) = self.disk() else {
-            return;
-        };
-        let slab = disk.slab(write.header.proof.span);
-        *paused_until = slab.put(&write.header, content).err().map(|error| {
-            let pause = PAUSE.as_secs();
-            tracing::warn!(%error, "the cache cannot be written to; trying again in {pause} s");
-            Instant::now() + PAUSE
-        });
     }
 }
 

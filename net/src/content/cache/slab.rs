@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::io::pwritev;
@@ -16,6 +17,24 @@ use super::own_file;
 use super::slot::{HEADER, Header, first_block, key};
 use crate::content::merkle::{BLOCK, Verified};
 use crate::model::{ContentId, Root};
+
+/// What goes into one slot.
+pub(super) struct SlotWrite {
+    pub(super) header: Header,
+    /// Proven bytes; at most as many as the slot has room for.
+    pub(super) content: Arc<dyn AsRef<[u8]> + Send + Sync>,
+}
+
+impl SlotWrite {
+    /// Returns how many blocks the slot has.
+    pub(super) fn span(&self) -> u64 {
+        self.header.proof.span
+    }
+
+    pub(super) fn content(&self) -> &[u8] {
+        (*self.content).as_ref()
+    }
+}
 
 /// Slots of `span` blocks each.
 pub(super) struct Slab {
@@ -161,33 +180,162 @@ impl Slab {
         lengths.map(|left| left.min(self.span * BLOCK)).sum()
     }
 
-    /// Writes one slot, evicting one that was not used recently if need be.
-    pub(super) fn put(&self, header: &Header, content: &[u8]) -> io::Result<()> {
-        let Some(slot) = self.index.lock().take() else {
-            return Ok(());
-        };
-        let written = self.write(slot, &header.encode(), content);
-        let mut index = self.index.lock();
-        match written {
-            Ok(()) => index.fill(slot, header.key()),
-            Err(_) => index.release(slot),
+    /// Writes blocks to as many slots, evicting those that were not used recently if need be.
+    /// Neighbouring slots are written at once. After an error, the rest of `writes` is not written.
+    pub(super) fn put(&self, mut writes: &[SlotWrite]) -> io::Result<()> {
+        while !writes.is_empty() {
+            let mut slots = self.take(writes.len());
+            if slots.is_empty() {
+                return Ok(());
+            }
+            // Free slots come in any order, and so may blocks.
+            slots.sort_unstable();
+            let (now, later) = writes.split_at(slots.len());
+            self.write_to(&slots, now)?;
+            writes = later;
         }
+        Ok(())
+    }
+
+    /// Takes up to `max` slots to write to. There are fewer in a cache of few slots.
+    fn take(&self, max: usize) -> Vec<u32> {
+        let mut index = self.index.lock();
+        std::iter::from_fn(|| index.take()).take(max).collect()
+    }
+
+    /// Writes each of `writes` to the slot at its position in `slots`, which were taken for it.
+    fn write_to(&self, slots: &[u32], writes: &[SlotWrite]) -> io::Result<()> {
+        let headers: Vec<_> = writes.iter().map(|write| write.header.encode()).collect();
+        let mut done = 0;
+        let mut written = Ok(());
+        while done < slots.len() && written.is_ok() {
+            let count = self.neighbours(&slots[done..], &writes[done..]);
+            let run = done..done + count;
+            written = self
+                .write_run(slots[done], &headers[run.clone()], &writes[run])
+                .map(|whole| {
+                    let mut index = self.index.lock();
+                    for at in done..done + whole {
+                        index.fill(slots[at], writes[at].header.key());
+                    }
+                    done += whole;
+                });
+        }
+        let mut index = self.index.lock();
+        slots[done..].iter().for_each(|slot| index.release(*slot));
         written
     }
 
-    fn write(&self, slot: u32, header: &[u8; HEADER], content: &[u8]) -> io::Result<()> {
+    /// Returns how many slots from the first on follow each other without a gap in the file: each
+    /// but the last must be full.
+    fn neighbours(&self, slots: &[u32], writes: &[SlotWrite]) -> usize {
+        let full = (self.span * BLOCK) as usize;
+        let pairs = slots.windows(2).zip(writes);
+        1 + pairs
+            .take_while(|(pair, write)| pair[0] + 1 == pair[1] && write.content().len() == full)
+            .count()
+    }
+
+    /// Writes neighbouring slots from `slot` on. Returns how many are whole: at least one, and
+    /// fewer than wanted after a short write.
+    fn write_run(
+        &self,
+        slot: u32,
+        headers: &[[u8; HEADER]],
+        writes: &[SlotWrite],
+    ) -> io::Result<usize> {
         let at = self.offset(slot);
-        let both = [IoSlice::new(header), IoSlice::new(content)];
-        if pwritev(&self.file, &both, at)? == HEADER + content.len() {
-            return Ok(());
+        let pairs = headers.iter().zip(writes);
+        let parts = pairs.flat_map(|(header, write)| [&header[..], write.content()]);
+        let slices: Vec<_> = parts.map(IoSlice::new).collect();
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let written = pwritev(&self.file, &slices, at)?;
+        if written == length {
+            return Ok(writes.len());
         }
-        // A short write, most likely from a full disk; the next write reports the error.
-        self.file.write_all_at(header, at)?;
-        self.file.write_all_at(content, at + HEADER as u64)
+        match written / Self::slot_bytes(self.span) as usize {
+            0 => {
+                // Most likely from a full disk; then the next write reports the error.
+                self.file.write_all_at(&slices[0], at)?;
+                self.file.write_all_at(&slices[1], at + HEADER as u64)?;
+                Ok(1)
+            }
+            whole => Ok(whole),
+        }
     }
 
     /// Returns the number of slots that hold something.
     pub(super) fn filled(&self) -> usize {
         self.index.lock().filled()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::harness::{Content, content};
+    use super::*;
+    use crate::content::merkle::SUBTREE_BLOCKS;
+
+    /// Returns what goes into the slot of the piece that begins at block `first`.
+    fn piece(of: &Content, first: u64) -> SlotWrite {
+        let subtree = of.tree.subtree(first / SUBTREE_BLOCKS).unwrap();
+        let leaves = subtree.prove(of.id()).unwrap();
+        let end = of.size().min((first + 8) * BLOCK);
+        let bytes = of.bytes[(first * BLOCK) as usize..end as usize].to_vec();
+        SlotWrite {
+            header: Header::new(&leaves, first, 8).unwrap(),
+            content: Arc::new(bytes),
+        }
+    }
+
+    fn slab(directory: &Path, slots: u64) -> Slab {
+        let path = directory.join("large");
+        Slab::open(&path, 8, slots * Slab::slot_bytes(8)).unwrap()
+    }
+
+    fn held(slab: &Slab, of: &Content, firsts: &[u64]) -> Vec<u64> {
+        let get = |first: &&u64| slab.get(of.id(), **first, 8).is_some();
+        firsts.iter().filter(get).copied().collect()
+    }
+
+    #[test]
+    fn a_run_with_a_short_piece_and_gaps_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let slab = slab(directory.path(), 16);
+        let (long, short) = (content(8 << 17, 1), content((3 << 17) - 5, 2));
+        let firsts = |of: &Content| (0..of.size().div_ceil(BLOCK)).step_by(8);
+        let of_short = firsts(&short).map(|first| piece(&short, first));
+        // Its last piece does not fill its slot, and others follow.
+        let run: Vec<_> = of_short
+            .chain(firsts(&long).map(|first| piece(&long, first)))
+            .collect();
+        slab.put(&run).unwrap();
+        // Freed slots are a gap in what is written next.
+        for first in [0, 16, 24] {
+            let slot = slab.index.lock().find(key(&long.tree.root(), first));
+            slab.index.lock().release(slot.unwrap());
+        }
+        let other = content(6 << 17, 3);
+        let run: Vec<_> = firsts(&other).map(|first| piece(&other, first)).collect();
+        slab.put(&run).unwrap();
+        assert_eq!(held(&slab, &short, &[0, 8, 16]), [0, 8, 16]);
+        assert_eq!(
+            held(&slab, &long, &[0, 8, 16, 24, 32, 40, 48, 56]),
+            [8, 32, 40, 48, 56]
+        );
+        assert_eq!(held(&slab, &other, &[0, 8, 16, 24, 32, 40]).len(), 6);
+    }
+
+    #[test]
+    fn a_run_longer_than_the_cache_leaves_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let (slab, long) = (slab(directory.path(), 3), content(8 << 17, 1));
+        let run: Vec<_> = (0..64).step_by(8).map(|at| piece(&long, at)).collect();
+        slab.put(&run).unwrap();
+        assert_eq!(slab.filled(), 3);
+        assert!(!held(&slab, &long, &[56]).is_empty());
+        let length = slab.file.metadata().unwrap().len();
+        assert_eq!(length, 3 * Slab::slot_bytes(8));
     }
 }
