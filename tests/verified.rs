@@ -224,7 +224,7 @@ fn remember_root(node: &Node, name: &str, tree: &HashTree) {
         inode: 0,
         size: found.attributes[0].map_or(0, |found| found.size.or_zero()),
     };
-    roots.insert(version, &place, tree).expect("insert");
+    assert!(roots.insert(version, place, tree));
     roots.flush().expect("flush");
 }
 

@@ -74,6 +74,7 @@ impl Claimant {
     }
 
     /// Returns the claimant for this node's own work.
+    #[cfg(test)]
     pub(crate) fn itself() -> Self {
         Self::stranger(SourceNetwork(Ipv6Addr::UNSPECIFIED.into()))
     }

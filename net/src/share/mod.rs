@@ -53,7 +53,7 @@ use names::index::NameIndex;
 use names::name_list::NameList;
 use names::search::SearchPlaces;
 use roots::captures::Captures;
-use roots::hasher::HashQueue;
+use roots::hash_queue::HashQueue;
 use roots::relocate::Relocations;
 use roots::snapshot::HashTurns;
 use roots::wishes::Interest;

@@ -22,8 +22,10 @@ pub(crate) mod beneath;
 mod crossing;
 pub(crate) mod file;
 pub(crate) mod mountinfo;
+pub(crate) mod nearby;
 pub(crate) mod policy;
 mod resolve;
+mod settle;
 pub(crate) mod stat;
 pub(crate) mod unreadable;
 

@@ -152,7 +152,7 @@ impl Share {
         };
         let noted = roots
             .forget_place(root, &known.path)
-            .and_then(|()| roots.add_places([(root, place)].into_iter()));
+            .and_then(|()| roots.add_place(root, place));
         if let Err(error) = noted {
             tracing::warn!(%error, "where a content lies now cannot be kept");
         }
@@ -184,7 +184,7 @@ impl Share {
         hasher.update(&bytes);
         let (tree, version) = (hasher.finish().unwrap(), file.attributes().version);
         let roots = self.roots.as_ref().unwrap();
-        assert!(roots.insert(version, &file.place(path), &tree).unwrap());
+        assert!(roots.insert(version, file.place(path), &tree));
         tree.root()
     }
 }

@@ -1,24 +1,25 @@
 //! Computes content roots in the background.
 //!
-//! One thread of low priority reads files that have no root yet, in the order of [`super::wishes`]:
-//! first what members opened, listed or looked up, then the rest of the share once. A file that is
-//! still being written is left for later. One that changes while it is read is read again when it
-//! is next requested, though not at once.
+//! One thread of low priority reads files that have no root yet: first what members opened, listed
+//! or looked up, in the order of [`super::wishes`], then the rest of the share once
+//! ([`super::survey`]). A file that is still being written is left for later. One that changes
+//! while it is read is read again when it is next requested, though not at once.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
+use super::hash_queue::{HashQueue, WishOutcome};
+use super::news::{FIRST, RootNews};
 use super::store::{FileLocation, Roots};
-use super::wishes::{Asker, FileId, Interest, Wish, Wishes};
+use super::survey::{RootSurvey, SurveyStep};
+use super::wishes::{Asker, Interest, Wish};
 use crate::concurrency::parallel::in_halves;
-use crate::content::merkle::TreeHasher;
+use crate::content::merkle::{HashTree, TreeHasher};
 use crate::error::Error;
-use crate::fairness::Claimant;
-use crate::model::{Attributes, FileSize, Kind, Mode, RelPath, Root, Version};
-use crate::protocol::wire::SearchRequest;
-use crate::share::{Share, SharedFile};
+use crate::model::{Attributes, FileSize, Kind, Mode, Name, RelPath, Root, Version};
+use crate::share::tree::file::Settled;
+use crate::share::tree::nearby::NearbyDirectory;
+use crate::share::{Share, SharedFile, file_in};
 
 /// A file that changed less than this long ago is probably still being written.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -27,11 +28,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// beside everything else, and no other file would get its root for hours.
 pub(crate) const MAX_HASHED: u64 = 256 << 30;
 
-/// How often computed roots are flushed to the disk.
+/// The longest time for which a computed root is in memory only.
 const FLUSH: Duration = Duration::from_secs(5);
-
-/// How often those who were shown files without a root are notified of new roots.
-const TELL: Duration = Duration::from_secs(1);
 
 /// How often the thread checks whether the share still exists.
 const IDLE: Duration = Duration::from_secs(1);
@@ -39,108 +37,8 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Bytes that are read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// The queue of files that wait for their root.
-#[derive(Default)]
-pub(crate) struct HashQueue {
-    state: Mutex<WaitingFile>,
-    more: Condvar,
-}
-
-#[derive(Default)]
-struct WaitingFile {
-    wishes: Wishes,
-    stopped: bool,
-}
-
-impl std::fmt::Debug for HashQueue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("HashQueue")
-    }
-}
-
-impl HashQueue {
-    /// Requests the root of `file`, which lies at `path` and which `asker` has opened, unless a
-    /// recent attempt failed.
-    fn add_opened(&self, asker: Asker, path: &RelPath, file: &SharedFile) {
-        let mut state = self.state.lock();
-        if !state.wishes.is_fruitless(file.id(), Instant::now()) {
-            let path = path.clone();
-            state.wishes.add(Wish { asker, path }, Interest::Opened);
-            self.more.notify_one();
-        }
-    }
-
-    /// Requests the roots of files in which `asker` takes this much interest, as many as there
-    /// is room for.
-    fn add_all(&self, asker: Asker, paths: impl Iterator<Item = RelPath>, interest: Interest) {
-        let mut state = self.state.lock();
-        for path in paths {
-            if !state.wishes.add(Wish { asker, path }, interest) {
-                break;
-            }
-        }
-        self.more.notify_one();
-    }
-
-    /// Returns the next file; `None` if there is none for now.
-    pub(crate) fn next(&self, wait: Duration) -> Option<Wish> {
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        let wish = state.wishes.next(now);
-        if wish.is_some() || wait.is_zero() || state.stopped {
-            return wish;
-        }
-        let due = state.wishes.next_due();
-        let wait = due.map_or(wait, |due| wait.min(due.saturating_duration_since(now)));
-        self.more.wait_for(&mut state, wait);
-        state.wishes.next(Instant::now())
-    }
-
-    /// Records the outcome of a wish.
-    fn settle(&self, wish: Wish, outcome: WishOutcome, took: Duration) {
-        let (mut state, now) = (self.state.lock(), Instant::now());
-        match outcome {
-            WishOutcome::Rooted(bytes) => state.wishes.served(wish.asker, bytes),
-            WishOutcome::TooNew => state.wishes.delay(wish, now),
-            WishOutcome::Fruitless(file, bytes) => {
-                state.wishes.served(wish.asker, bytes);
-                state.wishes.came_to_nothing(file, took, now);
-            }
-        }
-    }
-
-    /// Returns true if a file waits that somebody has opened.
-    #[cfg(test)]
-    pub(crate) fn is_opened(&self) -> bool {
-        self.state.lock().wishes.is_opened()
-    }
-
-    /// Returns true if reading the file has failed to yield a root lately.
-    pub(crate) fn is_fruitless(&self, file: FileId) -> bool {
-        self.state.lock().wishes.is_fruitless(file, Instant::now())
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.state.lock().stopped
-    }
-
-    /// Ends the thread, at the latest after the chunk that it is reading.
-    pub(crate) fn stop(&self) {
-        self.state.lock().stopped = true;
-        self.more.notify_all();
-    }
-}
-
-/// The outcome of a wish.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum WishOutcome {
-    /// The file has a root, for which this many bytes were read now; or the file is gone.
-    Rooted(u64),
-    /// It is still being written.
-    TooNew,
-    /// The file has no root, and this many bytes were read in vain.
-    Fruitless(FileId, u64),
-}
+/// A larger file is read between two looks at what others wait for.
+const SMALL: u64 = 1 << 20;
 
 /// Starts the thread. It ends with the share.
 pub(crate) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error> {
@@ -148,12 +46,12 @@ pub(crate) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
         share: Arc::downgrade(share),
         wanted: Arc::clone(&share.wanted),
         roots: Arc::clone(roots),
-        walked_to: Some(None),
+        survey: Some(RootSurvey::default()),
+        unread: None,
         generation: None,
-        unflushed: 0,
-        flushed: Instant::now(),
-        untold: Vec::new(),
-        told: Instant::now(),
+        unflushed: None,
+        news: RootNews::default(),
+        chunk: Vec::new(),
     };
     let thread = std::thread::Builder::new().name("hash".into());
     let spawned = thread.spawn(move || hasher.run());
@@ -162,20 +60,25 @@ pub(crate) fn start(share: &Arc<Share>, roots: &Arc<Roots>) -> Result<(), Error>
         .map_err(|error| Error::local("starting a thread", error))
 }
 
+/// Files of one directory.
+type UnreadFiles = (RelPath, std::vec::IntoIter<Name>);
+
 struct Hasher {
     share: Weak<Share>,
     wanted: Arc<HashQueue>,
     roots: Arc<Roots>,
-    /// How far the walk over the whole share has come; `None` when it is done.
-    walked_to: Option<Option<RelPath>>,
-    /// The generation of the directory that the walk covers, or covered.
+    /// The walk over the whole share; `None` when it is done.
+    survey: Option<RootSurvey>,
+    /// Files that the survey has found and that have not been read yet.
+    unread: Option<UnreadFiles>,
+    /// The generation of the directory that the survey covers, or covered.
     generation: Option<u64>,
-    /// How many roots a crash would lose, and when there were last none.
-    unflushed: usize,
-    flushed: Instant,
-    /// Files that have a root now, and when others were last notified.
-    untold: Vec<RelPath>,
-    told: Instant,
+    /// Since when there are roots that a crash would lose.
+    unflushed: Option<Instant>,
+    /// New roots that others have not been notified of.
+    news: RootNews,
+    /// What was read last. Grows to what the files need, at most [`CHUNK`].
+    chunk: Vec<u8>,
 }
 
 impl Hasher {
@@ -184,34 +87,24 @@ impl Hasher {
         let _ = rustix::process::setpriority_process(None, 19);
         while !self.wanted.is_stopped() {
             self.flush(FLUSH);
-            self.tell(TELL);
+            self.tell();
             self.follow();
-            let wait = match (self.walked_to.is_some(), self.untold.is_empty()) {
+            let wait = match (self.survey.is_some(), self.news.is_empty()) {
                 (true, _) => Duration::ZERO,
                 (false, true) => IDLE,
-                (false, false) => TELL.saturating_sub(self.told.elapsed()),
+                (false, false) => FIRST / 4,
             };
-            match self.wanted.next(wait) {
-                Some(wish) => {
-                    let Some(share) = self.share.upgrade() else {
-                        return;
-                    };
-                    let begun = Instant::now();
-                    let outcome = self.hash(&share, &wish.path);
-                    self.wanted.settle(wish, outcome, begun.elapsed());
-                }
-                None if self.walked_to.is_some() => {
-                    let Some(share) = self.share.upgrade() else {
-                        return;
-                    };
-                    self.walk_on(&share);
-                }
-                None if !self.untold.is_empty() => self.tell(Duration::ZERO),
+            let wish = self.wanted.next(wait);
+            let Some(share) = self.share.upgrade() else {
+                break;
+            };
+            match wish {
+                Some(wish) => self.grant(&share, wish),
+                None if self.survey.is_some() => self.go_on(&share),
+                None if !self.news.is_empty() => {}
                 None => {
-                    let Some(share) = self.share.upgrade() else {
-                        return;
-                    };
                     share.forget_unused();
+                    self.chunk = Vec::new();
                     self.flush(Duration::ZERO);
                 }
             }
@@ -219,83 +112,139 @@ impl Hasher {
         self.flush(Duration::ZERO);
     }
 
-    /// Restarts the walk if the share is a different directory by now.
+    /// Restarts the survey if the share is a different directory by now.
     fn follow(&mut self) {
         let generation = self.share.upgrade().map(|share| share.anchor.generation());
         if self.generation != generation {
-            (self.generation, self.walked_to) = (generation, Some(None));
+            self.generation = generation;
+            self.survey = Some(RootSurvey::default());
+            self.unread = None;
         }
     }
 
-    /// Flushes computed roots to the disk, if the last flush was `pause` ago.
+    /// Writes computed roots to the disk, if they have waited for as long as `pause`, or are many.
     fn flush(&mut self, pause: Duration) {
-        if self.unflushed == 0 || self.flushed.elapsed() < pause {
+        let Some(since) = self.unflushed else { return };
+        if since.elapsed() < pause && !self.roots.is_flush_due() {
             return;
         }
+        self.unflushed = None;
         if let Err(error) = self.roots.flush() {
             tracing::warn!(%error, "content roots cannot be kept");
+            // They are tried again, though not at once.
+            self.unflushed = Some(Instant::now());
         }
-        (self.unflushed, self.flushed) = (0, Instant::now());
     }
 
-    /// Announces files that have got roots, if the last announcement was `pause` ago.
-    fn tell(&mut self, pause: Duration) {
-        if self.untold.is_empty() || self.told.elapsed() < pause {
+    /// Announces files that have got roots, as far as that is due.
+    fn tell(&mut self) {
+        if self.news.is_empty() {
             return;
         }
-        if let Some(watch) = self.share.upgrade().and_then(|share| share.watch.clone()) {
-            watch.note(&self.untold);
+        let due = self.news.due(Instant::now());
+        if !due.is_empty()
+            && let Some(watch) = self.share.upgrade().and_then(|share| share.watch.clone())
+        {
+            watch.note(due);
         }
-        self.untold.clear();
-        self.told = Instant::now();
     }
 
-    /// Examines one more page of the share. That puts the files that need a root into the queue.
-    fn walk_on(&mut self, share: &Share) {
-        let after = self.walked_to.take().flatten();
-        let request = SearchRequest {
-            pattern: String::new(),
-            after,
-            limit: 256,
+    /// Reads the file that somebody wishes for.
+    fn grant(&mut self, share: &Share, wish: Wish) {
+        let begun = Instant::now();
+        let outcome = self.hash(share, &wish.path);
+        self.wanted.settle(wish, outcome, begun.elapsed());
+    }
+
+    /// Goes on with the survey, or with what it has found.
+    fn go_on(&mut self, share: &Share) {
+        if let Some(unread) = self.unread.take() {
+            self.unread = self.read_on(share, unread);
+            return;
+        }
+        let Some(survey) = &mut self.survey else {
+            return;
         };
-        match share.search(&request, Claimant::itself()) {
-            Ok(page) => {
-                self.note_places(page.matches.iter().filter_map(|(path, found)| {
-                    let place = FileLocation {
-                        path: path.clone(),
-                        inode: 0,
-                        size: found.size.or_zero(),
-                    };
-                    Some((found.root?, place))
-                }));
-                if page.more {
-                    let reached = page.matches.last().map(|(path, _)| path.clone());
-                    self.walked_to = Some(reached.or(request.after));
+        match survey.step(share, &self.roots) {
+            Ok(SurveyStep::More) => {}
+            Ok(SurveyStep::Rootless(directory, names)) => {
+                self.unread = Some((directory, names.into_iter()));
+            }
+            Ok(SurveyStep::Places(places)) => {
+                for (root, place) in places {
+                    self.note_place(root, place);
                 }
             }
-            Err(fault) => {
-                tracing::warn!(%fault, "the share cannot be walked; roots come as files are listed")
+            Ok(SurveyStep::End) => self.survey = None,
+            Err(error) => {
+                tracing::warn!(%error, "roots come as files are listed");
+                self.survey = None;
             }
         }
     }
 
-    /// Stores where contents lie whose roots were computed without storing that, or
-    /// at another place.
-    fn note_places(&mut self, found: impl Iterator<Item = (Root, FileLocation)>) {
-        match self.roots.add_places(found) {
-            Ok(count) => self.unflushed += count,
+    /// Reads files of one directory, up to the end of a large file. Returns what is left.
+    fn read_on(
+        &mut self,
+        share: &Share,
+        (directory, mut names): UnreadFiles,
+    ) -> Option<UnreadFiles> {
+        let tree = share.tree().ok()?;
+        let pinned = tree.find(&directory).ok()?;
+        let nearby = NearbyDirectory::new(&pinned);
+        for name in names.by_ref() {
+            let Ok(path) = directory.join(&name) else {
+                continue;
+            };
+            let begun = Instant::now();
+            let file = match &nearby {
+                Some(nearby) => nearby.open(name.as_bytes()).ok(),
+                None => file_in(&tree, &path).ok(),
+            };
+            let Some(file) = file else { continue };
+            let (asker, size) = (Asker::Nobody, file.size());
+            let outcome = self.hash_file(&path, &file);
+            if outcome != WishOutcome::Rooted(size) {
+                let wish = Wish { asker, path };
+                self.wanted.settle(wish, outcome, begun.elapsed());
+            }
+            if size > SMALL || self.wanted.is_stopped() {
+                break;
+            }
+        }
+        (names.len() > 0).then_some((directory, names))
+    }
+
+    /// Stores where a content lies whose root was computed without storing that, or at
+    /// another place.
+    fn note_place(&mut self, root: Root, place: FileLocation) {
+        match self.roots.add_place(root, place) {
+            Ok(true) => self.is_unflushed(),
+            Ok(false) => {}
             Err(error) => tracing::warn!(%error, "places of content roots cannot be kept"),
         }
     }
 
-    /// Computes and stores the root of one file.
+    fn is_unflushed(&mut self) {
+        self.unflushed.get_or_insert_with(Instant::now);
+    }
+
+    /// Computes and stores the root of the file at `path`.
     fn hash(&mut self, share: &Share, path: &RelPath) -> WishOutcome {
-        let Ok(file) = share.tree_file(path) else {
+        match share.tree_file(path) {
+            Ok(file) => self.hash_file(path, &file),
+            Err(_) => WishOutcome::Rooted(0),
+        }
+    }
+
+    /// Computes and stores the root of `file`, which has just been opened at `path`.
+    fn hash_file(&mut self, path: &RelPath, file: &SharedFile) -> WishOutcome {
+        let (id, size) = (file.id(), file.size());
+        if size == 0 {
             return WishOutcome::Rooted(0);
-        };
-        let id = file.id();
+        }
         if let Some(root) = self.known(file.attributes().version) {
-            self.note_places([(root, file.place(path))].into_iter());
+            self.note_place(root, file.place(path));
             return WishOutcome::Rooted(0);
         }
         // Before anything that costs more than querying the file.
@@ -305,24 +254,18 @@ impl Hasher {
         if file.changed_within(SETTLED) {
             return WishOutcome::TooNew;
         }
-        if file.size() > MAX_HASHED {
+        if size > MAX_HASHED {
             tracing::info!(%path, "larger than {} GiB: no content root", MAX_HASHED >> 30);
             return WishOutcome::Fruitless(id, 0);
         }
-        // Stores through `mmap` mark the file only once earlier stores have been written back.
-        let settled = file.settle();
-        let Ok(file) = share.tree_file(path) else {
-            return WishOutcome::Fruitless(id, 0);
-        };
-        if !matches!(settled, Ok(true)) {
-            return WishOutcome::Fruitless(id, 0);
+        match file.settle() {
+            Ok(Settled::Yes) => {}
+            Ok(Settled::Changed) => return WishOutcome::TooNew,
+            Ok(Settled::Never) | Err(_) => return WishOutcome::Fruitless(id, 0),
         }
-        if self.known(file.attributes().version).is_some() {
-            return WishOutcome::Rooted(0);
-        }
-        match self.read_and_keep(path, &file) {
-            (read, true) => WishOutcome::Rooted(read),
-            (read, false) => WishOutcome::Fruitless(id, read),
+        match self.read(file) {
+            (read, Some(tree)) if self.keep(path, file, &tree) => WishOutcome::Rooted(read),
+            (read, _) => WishOutcome::Fruitless(id, read),
         }
     }
 
@@ -330,37 +273,45 @@ impl Hasher {
         self.roots.of([version].into_iter()).pop().flatten()
     }
 
-    /// Returns how many bytes were read, and whether the file has a root now.
-    fn read_and_keep(&mut self, path: &RelPath, file: &SharedFile) -> (u64, bool) {
-        let attributes = file.attributes();
-        let (mut hasher, mut chunk, mut at) = (TreeHasher::default(), vec![0; CHUNK], 0);
+    /// Returns how many bytes were read, and the tree if that was the whole file. A file that
+    /// changes or fails is left alone. It is queued again when it is next requested.
+    fn read(&mut self, file: &SharedFile) -> (u64, Option<HashTree>) {
+        let wanted = CHUNK.min(usize::try_from(file.size()).unwrap_or(CHUNK));
+        if self.chunk.len() < wanted {
+            self.chunk.resize(wanted, 0);
+        }
+        let (mut hasher, mut at) = (TreeHasher::default(), 0);
         while at < file.size() && !self.wanted.is_stopped() {
-            // A file that changes or fails is left alone. It is queued again when it
-            // is next requested.
-            let Ok(count @ 1..) = file.read_at(at, &mut chunk) else {
-                return (at, false);
+            let Ok(count @ 1..) = file.read_at(at, &mut self.chunk) else {
+                return (at, None);
             };
-            hasher.update(&chunk[..count]);
+            hasher.update(&self.chunk[..count]);
             at += count as u64;
         }
-        let Some(tree) = hasher.finish().filter(|_| at == file.size()) else {
-            return (at, false);
-        };
-        let is_kept = match self
-            .roots
-            .insert(attributes.version, &file.place(path), &tree)
-        {
-            Ok(is_kept) => is_kept,
-            Err(error) => {
-                tracing::warn!(%error, "a content root cannot be kept");
-                false
-            }
-        };
-        if is_kept {
-            self.unflushed += 1;
-            self.untold.push(path.clone());
+        let is_whole = at == file.size();
+        (at, hasher.finish().filter(|_| is_whole))
+    }
+
+    /// Stores the root of a file. Returns false if there is no room for it.
+    fn keep(&mut self, path: &RelPath, file: &SharedFile, tree: &HashTree) -> bool {
+        let (version, place) = (file.attributes().version, file.place(path));
+        // Large trees leave little room.
+        self.flush(FLUSH);
+        if !self.roots.insert(version, place, tree) {
+            return false;
         }
-        (at, is_kept)
+        self.is_unflushed();
+        // After the root is known: who lists the directory from now on sees it.
+        if let Some((directory, name)) = path.split()
+            && let Some(share) = self.share.upgrade()
+            && share
+                .watch
+                .as_ref()
+                .is_some_and(|watch| watch.is_watched(&directory))
+        {
+            self.news.add(&directory, name, Instant::now());
+        }
+        true
     }
 }
 

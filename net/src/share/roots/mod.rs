@@ -4,8 +4,11 @@
 pub(crate) mod by_root;
 pub(crate) mod captures;
 pub(crate) mod former;
+pub(crate) mod hash_queue;
 pub(crate) mod hasher;
+pub(crate) mod news;
 pub(crate) mod relocate;
 pub(crate) mod snapshot;
 pub(crate) mod store;
+pub(crate) mod survey;
 pub(crate) mod wishes;

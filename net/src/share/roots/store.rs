@@ -11,6 +11,7 @@
 //! it checks what lies there now.
 
 mod database;
+mod pending;
 mod rows;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -24,10 +25,11 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use crate::concurrency::two_generation_cache::TwoGenerationCache;
-use crate::content::merkle::{BLOCK, HashTree, Subtree};
+use crate::content::merkle::{BLOCK, HashTree, SUBTREE_BLOCKS, Subtree};
 use crate::error::Error;
 use crate::model::{RelPath, Root, Version};
 use database::Rebuildable;
+use pending::PendingRoots;
 
 /// Limit on the roots cached in front of the database, at about 50 bytes each. A database lookup
 /// takes up to two microseconds, which would delay the listing of a directory of 100,000 files.
@@ -50,10 +52,22 @@ pub struct FileLocation {
     pub size: u64,
 }
 
+/// What is not known of a version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MissingOf {
+    /// Nothing: its root is known, and where that content lies.
+    Nothing,
+    /// Where its content lies, which has this root.
+    Place(Root),
+    /// Its root.
+    Root,
+}
+
 /// What is known about contents.
 pub struct Roots {
     database: Rebuildable,
     recent: Mutex<RecentRoots>,
+    pending: Mutex<PendingRoots>,
     /// How much more content fits, if all of it is kept in memory.
     room: Option<AtomicU64>,
 }
@@ -112,6 +126,7 @@ impl Roots {
         Ok(Self {
             database: database.map_err(|error| broken(&error))?,
             recent: Mutex::new(RecentRoots::new(0)),
+            pending: Mutex::default(),
             room,
         })
     }
@@ -120,12 +135,14 @@ impl Roots {
     pub fn of(&self, versions: impl ExactSizeIterator<Item = Version>) -> Vec<Option<Root>> {
         let versions = versions.collect::<Vec<_>>();
         let incarnation = self.database.incarnation();
-        let mut roots: Vec<Option<Root>> = {
+        let mut roots = self.pending_roots(&versions);
+        {
             let mut recent = self.recent.lock();
             let recent = recent.of(incarnation);
-            let known = versions.iter().map(|version| recent.keep(*version));
-            known.collect()
-        };
+            for (root, version) in roots.iter_mut().zip(&versions) {
+                *root = root.or_else(|| recent.keep(*version));
+            }
+        }
         let is_missing = |index: &usize| roots[*index].is_none();
         let missing: Vec<usize> = (0..versions.len()).filter(is_missing).collect();
         if missing.is_empty() {
@@ -148,50 +165,80 @@ impl Roots {
         roots
     }
 
+    fn pending_roots(&self, versions: &[Version]) -> Vec<Option<Root>> {
+        let pending = self.pending.lock();
+        let known = versions.iter().map(|version| pending.root(*version));
+        known.collect()
+    }
+
+    /// Returns what is missing of each of `versions`, in their order. Meant for many at once: they
+    /// are looked up in the order of the database, so that each of its pages is read once, and
+    /// displace nothing that others have looked up lately.
+    pub(crate) fn missing(&self, versions: &[Version]) -> Result<Vec<MissingOf>, Error> {
+        let mut roots = self.pending_roots(versions);
+        let mut order: Vec<usize> = (0..versions.len()).collect();
+        order.sort_unstable_by_key(|index| versions[*index]);
+        order.retain(|index| roots[*index].is_none());
+        let sorted = order.iter().map(|index| versions[*index]);
+        let look_up = self.database.read(|read| {
+            for (index, root) in order.iter().zip(rows::roots(read, sorted)?) {
+                roots[*index] = root;
+            }
+            let mut wanted: Vec<Root> = roots.iter().flatten().copied().collect();
+            wanted.sort_unstable();
+            wanted.dedup();
+            rows::without_place(read, &wanted)
+        });
+        let mut without = look_up.map_err(|error| broken(&error))?;
+        let pending = self.pending.lock();
+        without.retain(|root| pending.place(*root).is_none());
+        let missing = roots.into_iter().map(|root| match root {
+            None => MissingOf::Root,
+            Some(root) if without.binary_search(&root).is_ok() => MissingOf::Place(root),
+            Some(_) => MissingOf::Nothing,
+        });
+        Ok(missing.collect())
+    }
+
     /// Returns true if the root of `version` is known, and a place for that root. Also returns true
     /// if neither can be looked up, because nothing can be remembered then.
     pub fn is_complete(&self, version: Version) -> bool {
-        let look_up = self.database.read(|read| {
-            let root = rows::roots(read, [version].into_iter())?;
-            match root[..] {
-                [Some(root)] => Ok(rows::place(read, root)?.is_some()),
-                _ => Ok(false),
-            }
-        });
-        look_up.unwrap_or_else(|error| {
-            tracing::warn!(%error, "content roots cannot be looked up");
-            true
-        })
+        let missing = self.missing(&[version]);
+        missing.map_or_else(
+            |error| {
+                tracing::warn!(%error, "content roots cannot be looked up");
+                true
+            },
+            |missing| missing == [MissingOf::Nothing],
+        )
     }
 
     /// Returns where a file lay that had the content of `root`; it may have another one by now.
     pub fn place(&self, root: Root) -> Result<Option<FileLocation>, Error> {
+        if let Some(place) = self.pending.lock().place(root) {
+            return Ok(Some(place.clone()));
+        }
         let place = self.database.read(|read| rows::place(read, root));
         place.map_err(|error| broken(&error))
     }
 
-    /// Stores places for those contents that have none yet, like [`Roots::insert`]. Returns how
-    /// many there were.
-    pub fn add_places(
-        &self,
-        found: impl Iterator<Item = (Root, FileLocation)>,
-    ) -> Result<usize, Error> {
-        let add = || -> Result<_, redb::Error> {
-            let mut lacking = self
-                .database
-                .read(|read| rows::without_place(read, found))?;
-            lacking.retain(|(_, place)| self.take_room(path_room(&place.path)));
-            if !lacking.is_empty() {
-                self.database
-                    .write(|write| rows::put_places(write, &lacking))?;
-            }
-            Ok(lacking.len())
-        };
-        add().map_err(|error| broken(&error))
+    /// Stores a place for a content if it has none yet, like [`Roots::insert`]. Returns false if
+    /// it has one, or if there is no room.
+    pub fn add_place(&self, root: Root, place: FileLocation) -> Result<bool, Error> {
+        if self.place(root)?.is_some() || !self.take_room(path_room(&place.path)) {
+            return Ok(false);
+        }
+        let mut pending = self.pending.lock();
+        let has_room = pending.has_room();
+        if has_room {
+            pending.put_place(root, place);
+        }
+        Ok(has_room)
     }
 
     /// Forgets that the content of `root` lay at `path`, so that another copy can take its place.
     pub fn forget_place(&self, root: Root, path: &RelPath) -> Result<(), Error> {
+        self.pending.lock().forget_place(root, path);
         let forget = |write: &_| rows::remove_place(write, root, path);
         self.database.write(forget).map_err(|error| broken(&error))
     }
@@ -199,28 +246,31 @@ impl Roots {
     /// Returns the part of the tree of `root` with `span` blocks from block `first` on, verified
     /// against that root, which costs up to 512 hashes; `None` if it is not known.
     pub fn subtree(&self, root: Root, first: u64, span: u64) -> Result<Option<Subtree>, Error> {
+        let pending = self.pending.lock().tree(root);
+        if let Some(tree) = pending {
+            let subtree = tree.subtree(first / SUBTREE_BLOCKS);
+            return Ok(subtree.and_then(|subtree| subtree.narrow(first, span)));
+        }
         let look_up = |read: &_| rows::subtree(read, root, first, span);
         self.database.read(look_up).map_err(|error| broken(&error))
     }
 
-    /// Stores that `version`, which lies at `place`, has the content of `tree`. This becomes
-    /// durable only with the next [`Roots::flush`]: waiting for the disk after each small file
-    /// would take longer than hashing it. Returns false if there is no room for it.
-    pub fn insert(
-        &self,
-        version: Version,
-        place: &FileLocation,
-        tree: &HashTree,
-    ) -> Result<bool, Error> {
+    /// Stores that `version`, which lies at `place`, has the content of `tree`. It is known at
+    /// once, and in the database with the next [`Roots::flush`]. Returns false if there is no room
+    /// for it.
+    pub fn insert(&self, version: Version, place: FileLocation, tree: &HashTree) -> bool {
         let content = tree.leaves().len() as u64 * BLOCK;
-        if !self.take_room(content + path_room(&place.path)) {
-            return Ok(false);
+        let mut pending = self.pending.lock();
+        if !pending.has_room() || !self.take_room(content + path_room(&place.path)) {
+            return false;
         }
-        let insert = self.database.write(|write| {
-            rows::put_tree(write, version, tree)?;
-            rows::put_places(write, &[(tree.root(), place.clone())])
-        });
-        insert.map(|()| true).map_err(|error| broken(&error))
+        pending.insert(version, place, tree);
+        true
+    }
+
+    /// Returns true once so much waits for a [`Roots::flush`] that more would take too much memory.
+    pub fn is_flush_due(&self) -> bool {
+        self.pending.lock().is_full()
     }
 
     /// Takes room for this much more content. Returns false if there is none.
@@ -232,9 +282,18 @@ impl Roots {
         })
     }
 
-    /// Waits until everything that was inserted would survive a crash.
+    /// Writes everything that was inserted, and waits until it would survive a crash.
+    ///
+    /// # Errors
+    /// The database cannot be written. What was inserted is kept for the next time.
     pub fn flush(&self) -> Result<(), Error> {
-        self.database.flush().map_err(|error| broken(&error))
+        let next = || self.pending.lock().begin();
+        while let Some(batch) = next() {
+            let put = self.database.write(|write| rows::put_batch(write, &batch));
+            put.map_err(|error| broken(&error))?;
+            self.pending.lock().end(&batch);
+        }
+        Ok(())
     }
 }
 

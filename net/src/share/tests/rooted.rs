@@ -135,6 +135,87 @@ fn unrequested_file_gets_its_root_too() {
     }
 }
 
+/// Waits for the root of `d/file` without looking the file up, which would have it read by its path.
+fn survey_finds(share: &Share) {
+    let version = share
+        .tree_file(&path("d/file"))
+        .unwrap()
+        .attributes()
+        .version;
+    let roots = share.roots.as_ref().unwrap();
+    eventually("the walk has come there", || {
+        roots.of([version].into_iter())[0].is_some()
+    });
+}
+
+/// Waits until what was written just now is not put off any longer, to be found by its path then.
+fn rest() {
+    let rested = Instant::now() + Duration::from_millis(2100);
+    eventually("it has rested", || Instant::now() > rested);
+}
+
+/// Creates a share with `d/file`, which has rested.
+fn one_file() -> (TempDir, std::path::PathBuf) {
+    let base = on_disk();
+    let place = base.path().join("served/d/file");
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(&place, "content").unwrap();
+    rest();
+    (base, place)
+}
+
+#[test]
+fn background_hashing_leaves_access_times_alone() {
+    let (base, place) = one_file();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let times = fs::FileTimes::new().set_accessed(long_ago);
+    let file = fs::File::options().write(true).open(&place).unwrap();
+    file.set_times(times).unwrap();
+    rest();
+    let share = Rooted::new(base);
+    survey_finds(&share.share);
+    let accessed = fs::metadata(&place).unwrap().accessed().unwrap();
+    assert_eq!(accessed, long_ago);
+}
+
+#[test]
+fn restart_opens_no_file_that_has_a_root() {
+    let (base, place) = one_file();
+    let share = Rooted::new(base);
+    survey_finds(&share.share);
+    share.share.stop();
+    let Rooted { base, share } = share;
+    let stopped = Arc::downgrade(share.roots.as_ref().unwrap());
+    drop(share);
+    eventually("the thread has ended", || stopped.strong_count() == 0);
+    let opened = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::NONBLOCK).unwrap();
+    let events = rustix::fs::inotify::WatchFlags::OPEN;
+    rustix::fs::inotify::add_watch(&opened, &place, events).unwrap();
+    let after = base.path().join("served/e");
+    fs::create_dir_all(&after).unwrap();
+    fs::write(after.join("new"), "new").unwrap();
+    age(&after.join("new"));
+    let share = Rooted::new(base);
+    let version = share
+        .share
+        .anchor
+        .look()
+        .tree
+        .unwrap()
+        .find(&path("e/new"))
+        .unwrap();
+    let version = version.state.version();
+    let roots = share.share.roots.as_ref().unwrap();
+    eventually("the walk has come behind it", || {
+        roots.of([version].into_iter())[0].is_some()
+    });
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
+    let event = rustix::fs::inotify::Reader::new(&opened, &mut buffer)
+        .next()
+        .err();
+    assert_eq!(event, Some(Errno::AGAIN));
+}
+
 #[test]
 fn changed_file_trades_its_root_at_once() {
     let share = Rooted::new(on_disk());

@@ -5,17 +5,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use super::aside::{Aside, Crossing};
+use super::settle::settle;
 use super::stat::FileState;
 use crate::model::{Attributes, RelPath, UnixTime};
 use crate::share::roots::store::FileLocation;
 use crate::share::roots::wishes::FileId;
-
-/// tmpfs and ramfs keep no pages to write back, so they never notice a store through `mmap`.
-const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// A file in the version that it had when it was opened. Once it is written to, truncated,
 /// extended, replaced or deleted, reading fails: each of these changes the inode's ctime. So no
@@ -24,13 +21,24 @@ const UNMARKED: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 /// Changes that the file system's clock does not distinguish go unnoticed: see the limits of
 /// `FileState`. So do stores through `mmap` into a page that the program has changed before and
 /// that has not been written back since: the kernel does not mark the file again. Code that
-/// computes roots avoids this with `settle`.
+/// computes roots avoids this with [`super::settle`].
 #[derive(Debug)]
 pub struct SharedFile {
     file: Arc<OwnedFd>,
     state: FileState,
     attributes: Attributes,
     way: Option<Way>,
+}
+
+/// Whether the state of an open file stands for its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Settled {
+    /// The file is as it was when it was opened, and every later store changes its state.
+    Yes,
+    /// It has changed since it was opened.
+    Changed,
+    /// Its file system does not mark every store.
+    Never,
 }
 
 /// The way to the bytes of a file whose file system may stop responding.
@@ -148,18 +156,26 @@ impl SharedFile {
         }
     }
 
-    /// Writes back what programs have stored through `mmap`, so that their next store marks the
-    /// file as changed. To rely on that, open the file again afterwards. Returns false if the file
-    /// system does not mark such stores at all.
-    pub(crate) fn settle(&self) -> io::Result<bool> {
-        match &self.way {
+    /// Writes back what programs have stored through `mmap`, so that their next store changes the
+    /// file's state ([`super::settle`]).
+    pub(crate) fn settle(&self) -> io::Result<Settled> {
+        let is_marked = match &self.way {
             None => settle(&self.file),
             Some(way) => {
                 let file = Arc::clone(&self.file);
                 let job = move || settle(&file);
                 way.aside.run(&way.crossing, WRITING_BACK, job)?
             }
+        };
+        if !is_marked? {
+            return Ok(Settled::Never);
         }
+        let (opened, now) = self.states()?;
+        Ok(if opened == now {
+            Settled::Yes
+        } else {
+            Settled::Changed
+        })
     }
 
     /// Returns which file it is, in whatever version.
@@ -232,15 +248,6 @@ fn read(
         }
     }
     Ok(count)
-}
-
-fn settle(file: &OwnedFd) -> io::Result<bool> {
-    let kind = fstatfs(file)?.f_type;
-    if UNMARKED.contains(&(kind as u32)) {
-        return Ok(false);
-    }
-    fdatasync(file)?;
-    Ok(true)
 }
 
 fn check(file: &OwnedFd, state: &FileState) -> io::Result<()> {

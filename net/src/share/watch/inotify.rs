@@ -24,7 +24,7 @@ use super::journal::Journal;
 use super::watch_table::WatchTable;
 use crate::error::Error;
 use crate::model::{Name, RelPath, UnixTime};
-use crate::protocol::wire::{Changes, ChangesRequest, Depth};
+use crate::protocol::wire::{Change, Changes, ChangesRequest, Depth};
 use crate::share::tree::anchor::Look;
 use crate::share::tree::policy::Policy;
 use crate::share::tree::{ShareTree, join};
@@ -186,15 +186,16 @@ impl ShareWatch {
         Ok(true)
     }
 
-    /// Records that the attributes of a file have changed in a way that the system does not see.
-    pub(crate) fn note(&self, paths: &[RelPath]) {
+    /// Returns true if `directory` is watched, so that others may rely on what they were shown.
+    pub(crate) fn is_watched(&self, directory: &RelPath) -> bool {
+        self.state.lock().table.contains(directory)
+    }
+
+    /// Records changes that the system does not see, in directories that were watched.
+    pub(crate) fn note(&self, changes: Vec<Change>) {
         let mut state = self.state.lock();
-        let State { journal, table, .. } = &mut *state;
-        let parent = |path: &RelPath| path.split().map_or(RelPath::root(), |(parent, _)| parent);
-        for path in paths {
-            if table.contains(&parent(path)) {
-                journal.record(path.clone(), Depth::Entry);
-            }
+        for Change { path, depth } in changes {
+            state.journal.record(path, depth);
         }
         self.announce(&state);
     }

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use redb::{
-    Database, Durability, ReadTransaction, ReadableDatabase, TableHandle, WriteTransaction,
-};
+use redb::{Database, ReadTransaction, ReadableDatabase, TableHandle, WriteTransaction};
 
 use super::rows;
 
@@ -118,8 +116,7 @@ impl Rebuildable {
         self.settle(&opened, outcome)
     }
 
-    /// Runs `work` and keeps its changes, on the disk by the next [`Rebuildable::flush`]
-    /// at the latest.
+    /// Runs `work`, and returns once its changes would survive a crash.
     ///
     /// # Errors
     /// As [`Rebuildable::read`].
@@ -127,24 +124,8 @@ impl Rebuildable {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
     ) -> Result<R, redb::Error> {
-        self.commit(Durability::None, work)
-    }
-
-    /// Waits until everything that was written would survive a crash.
-    ///
-    /// # Errors
-    /// As [`Rebuildable::read`].
-    pub(super) fn flush(&self) -> Result<(), redb::Error> {
-        self.commit(Durability::Immediate, |_| Ok(()))
-    }
-
-    fn commit<R>(
-        &self,
-        durability: Durability,
-        work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
-    ) -> Result<R, redb::Error> {
         let opened = Arc::clone(&self.current.lock());
-        let outcome = opened.commit(durability, work);
+        let outcome = opened.commit(work);
         self.settle(&opened, outcome)
     }
 
@@ -214,7 +195,7 @@ impl OpenDatabase {
             database: Some(contained(open)?),
             writing: Mutex::new(Soundness::Sound),
         };
-        let are_ours = opened.commit(Durability::Immediate, |write| {
+        let are_ours = opened.commit(|write| {
             let others = write
                 .list_tables()?
                 .filter(|table| !rows::is_table(table.name()))
@@ -234,7 +215,6 @@ impl OpenDatabase {
 
     fn commit<R>(
         &self,
-        durability: Durability,
         work: impl FnOnce(&WriteTransaction) -> Result<R, redb::Error>,
     ) -> Result<R, TransactionError> {
         let mut soundness = self.writing.lock();
@@ -242,8 +222,7 @@ impl OpenDatabase {
             return Err(TransactionError::Damage("it has failed before".into()));
         }
         let outcome = contained(|| {
-            let mut write = self.database()?.begin_write()?;
-            write.set_durability(durability)?;
+            let write = self.database()?.begin_write()?;
             let found = work(&write)?;
             write.commit()?;
             Ok(found)
@@ -343,7 +322,6 @@ mod tests {
             Ok(())
         };
         database.write(fill).unwrap();
-        database.flush().unwrap();
         drop(database);
         let is_kept = |max_bytes| {
             let database = Rebuildable::open_within(&path, max_bytes).unwrap();

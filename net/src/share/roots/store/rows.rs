@@ -12,7 +12,8 @@ use redb::{Error, ReadTransaction, ReadableTable, TableDefinition, TableHandle, 
 use sha2::{Digest, Sha256};
 
 use super::FileLocation;
-use crate::content::merkle::{BLOCK, Hash, HashTree, SUBTREE_BLOCKS, Subtree};
+use super::pending::RootBatch;
+use crate::content::merkle::{BLOCK, Hash, SUBTREE_BLOCKS, Subtree};
 use crate::model::{ContentId, RelPath, Root, Version};
 
 const ROOTS: TableDefinition<u64, [u8; 48]> = TableDefinition::new("roots of states");
@@ -55,31 +56,16 @@ pub(super) fn place(read: &ReadTransaction, root: Root) -> Result<Option<FileLoc
     Ok(row.and_then(|row| decode_place(row.value())))
 }
 
-/// Returns those of `found` whose root has no place.
-pub(super) fn without_place(
-    read: &ReadTransaction,
-    found: impl Iterator<Item = (Root, FileLocation)>,
-) -> Result<Vec<(Root, FileLocation)>, Error> {
+/// Returns those of `roots` that have no place, in their order.
+pub(super) fn without_place(read: &ReadTransaction, roots: &[Root]) -> Result<Vec<Root>, Error> {
     let table = read.open_table(PLACES)?;
     let mut lacking = Vec::new();
-    for (root, place) in found {
+    for root in roots {
         if table.get(*root.as_bytes())?.is_none() {
-            lacking.push((root, place));
+            lacking.push(*root);
         }
     }
     Ok(lacking)
-}
-
-/// Stores where contents lie.
-pub(super) fn put_places(
-    write: &WriteTransaction,
-    found: &[(Root, FileLocation)],
-) -> Result<(), Error> {
-    let mut table = write.open_table(PLACES)?;
-    for (root, place) in found {
-        table.insert(*root.as_bytes(), &*encode_place(place))?;
-    }
-    Ok(())
 }
 
 /// Forgets the place of `root` if it is at `path`.
@@ -135,22 +121,32 @@ pub(super) fn subtree(
     }
 }
 
-/// Stores that `version` has the content of `tree`.
-pub(super) fn put_tree(
-    write: &WriteTransaction,
-    version: Version,
-    tree: &HashTree,
-) -> Result<(), Error> {
-    let (root, blocks) = (tree.root(), tree.leaves().len() as u64);
+/// Stores a batch: table by table, each in the order of its keys, so that neighbours share a page
+/// while it is in memory.
+pub(super) fn put_batch(write: &WriteTransaction, batch: &RootBatch) -> Result<(), Error> {
+    let mut trees: Vec<_> = batch.trees.iter().collect();
+    trees.sort_unstable_by_key(|(root, _)| **root);
     let mut subtrees = write.open_table(SUBTREES)?;
-    let all = (0..).map_while(|index| Some((index, tree.subtree(index)?)));
-    for (index, subtree) in all {
-        let row = encode_subtree(blocks, &subtree);
-        subtrees.insert((*root.as_bytes(), index), &*row)?;
+    for (root, tree) in trees {
+        let blocks = tree.leaves().len() as u64;
+        let all = (0..).map_while(|index| Some((index, tree.subtree(index)?)));
+        for (index, subtree) in all {
+            let row = encode_subtree(blocks, &subtree);
+            subtrees.insert((*root.as_bytes(), index), &*row)?;
+        }
     }
-    write
-        .open_table(ROOTS)?
-        .insert(version.0, seal_root(version, root))?;
+    let mut places: Vec<_> = batch.places.iter().collect();
+    places.sort_unstable_by_key(|(root, _)| **root);
+    let mut table = write.open_table(PLACES)?;
+    for (root, place) in places {
+        table.insert(*root.as_bytes(), &*encode_place(place))?;
+    }
+    let mut roots: Vec<_> = batch.roots.iter().collect();
+    roots.sort_unstable();
+    let mut table = write.open_table(ROOTS)?;
+    for (version, root) in roots {
+        table.insert(version.0, seal_root(*version, *root))?;
+    }
     Ok(())
 }
 

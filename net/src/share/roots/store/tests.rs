@@ -35,7 +35,7 @@ fn roots_and_leaves_survive_a_restart() {
     let path = directory.path().join("deep/roots.redb");
     let tree = tree(1300);
     let roots = Roots::open(&path).unwrap();
-    roots.insert(Version(7), &place("a/b"), &tree).unwrap();
+    assert!(roots.insert(Version(7), place("a/b"), &tree));
     roots.flush().unwrap();
     drop(roots);
     let roots = Roots::open(&path).unwrap();
@@ -57,7 +57,7 @@ fn a_damaged_database_is_begun_afresh() {
     let path = directory.path().join("roots.redb");
     fs::write(&path, vec![0x5a; 100_000]).unwrap();
     let roots = Roots::open(&path).unwrap();
-    roots.insert(Version(1), &place("a"), &tree(2)).unwrap();
+    assert!(roots.insert(Version(1), place("a"), &tree(2)));
     roots.flush().unwrap();
     drop(roots);
     assert_eq!(
@@ -71,9 +71,9 @@ fn database_in_use_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("roots.redb");
     let first = Roots::open(&path).unwrap();
-    first.insert(Version(1), &place("a"), &tree(1)).unwrap();
+    assert!(first.insert(Version(1), place("a"), &tree(1)));
     let second = Roots::open(&path).unwrap();
-    second.insert(Version(2), &place("b"), &tree(2)).unwrap();
+    assert!(second.insert(Version(2), place("b"), &tree(2)));
     assert_eq!(
         first.of([Version(1), Version(2)].into_iter()),
         [Some(tree(1).root()), None]
@@ -86,23 +86,17 @@ fn last_hashed_place_counts() {
     let roots = Roots::open(&directory.path().join("roots.redb")).unwrap();
     let (tree, root) = (tree(1), tree(1).root());
     let (a, b, c) = (place("a"), place("b"), place("c"));
-    roots.insert(Version(1), &a, &tree).unwrap();
-    roots.insert(Version(2), &b, &tree).unwrap();
+    assert!(roots.insert(Version(1), a.clone(), &tree));
+    assert!(roots.insert(Version(2), b.clone(), &tree));
     assert_eq!(roots.place(root).unwrap().as_ref(), Some(&b));
-    assert_eq!(
-        roots.add_places([(root, a.clone())].into_iter()).unwrap(),
-        0
-    );
+    assert!(!roots.add_place(root, a.clone()).unwrap());
     roots.forget_place(root, &a.path).unwrap();
     assert_eq!(roots.place(root).unwrap().as_ref(), Some(&b));
     assert!(roots.is_complete(Version(1)) && !roots.is_complete(Version(3)));
     roots.forget_place(root, &b.path).unwrap();
     assert!(!roots.is_complete(Version(1)));
     assert_eq!(roots.place(root).unwrap(), None);
-    assert_eq!(
-        roots.add_places([(root, c.clone())].into_iter()).unwrap(),
-        1
-    );
+    assert!(roots.add_place(root, c.clone()).unwrap());
     assert_eq!(roots.place(root).unwrap(), Some(c));
 }
 
@@ -126,7 +120,7 @@ impl Known {
         let roots = Roots::open(path).unwrap();
         for (version, tree) in &self.0 {
             let name = format!("file {}", version.0);
-            roots.insert(*version, &place(&name), tree).unwrap();
+            assert!(roots.insert(*version, place(&name), tree));
         }
         roots.flush().unwrap();
     }
@@ -154,9 +148,11 @@ impl Known {
         let (version, tree) = &self.0[0];
         // Damage found here does not keep what is learned now from being remembered.
         for _ in 0..2 {
-            let _may_meet_damage = roots.insert(*version, &place("again"), tree);
+            assert!(roots.insert(*version, place("again"), tree));
+            let _may_meet_damage = roots.flush();
         }
-        roots.insert(*version, &place("again"), tree).unwrap();
+        assert!(roots.insert(*version, place("again"), tree));
+        roots.flush().unwrap();
         assert_eq!(roots.of([*version].into_iter()), [Some(tree.root())]);
         known
     }
@@ -312,7 +308,7 @@ fn database_of_another_format_is_recreated() {
         drop(database);
         let roots = Roots::open(&path).unwrap();
         assert_eq!(roots.of([Version(1)].into_iter()), [None]);
-        roots.insert(Version(1), &place("a"), &tree(2)).unwrap();
+        assert!(roots.insert(Version(1), place("a"), &tree(2)));
         roots.flush().unwrap();
         drop(roots);
         let roots = Roots::open(&path).unwrap();
