@@ -168,6 +168,7 @@ impl Share {
     /// returned counter on. Must be called before `path` is read.
     fn keep(&self, tree: &Arc<ShareTree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
+        self.keeper.set_watched(true);
         watch.keep(tree, path, Instant::now())
     }
 

@@ -32,7 +32,7 @@ pub(crate) const MAX_HASHED: u64 = 256 << 30;
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// How often the thread checks whether the share still exists.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 * 1024;

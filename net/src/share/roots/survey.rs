@@ -225,5 +225,5 @@ fn collect(
 }
 
 fn exhausted(error: Errno) -> Error {
-    Error::local("looking through the share for content roots", error.into())
+    Error::local("looking through the share for content roots", error)
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
@@ -38,15 +38,14 @@ const ANNOUNCED: usize = 256;
 /// How often unused watches are removed.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// How often the thread checks whether it is still wanted.
-const IDLE: Duration = Duration::from_millis(500);
-
 /// Changes that follow a first one within this time are reported together with it.
 const GATHERED: Duration = Duration::from_millis(20);
 
 /// The watches of one share, and the journal of the changes they have shown.
 pub(crate) struct ShareWatch {
     inotify: OwnedFd,
+    /// Readable once the thread has to end.
+    stop_signal: OwnedFd,
     room: usize,
     /// This lock is held during inotify_add_watch(2) and while reading the events: a watch must be
     /// in the table before its first event is looked up there. Neither waits for a disk.
@@ -84,9 +83,11 @@ impl ShareWatch {
     pub(crate) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
+        let stop_signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let start = UnixTime::now().in_64_bits().cast_unsigned();
         let watch = Arc::new(Self {
             inotify: inotify.map_err(|errno| failed(errno.into()))?,
+            stop_signal: stop_signal.map_err(|errno| failed(errno.into()))?,
             room,
             state: Mutex::new(State {
                 journal: Journal::new(start),
@@ -240,7 +241,14 @@ impl ShareWatch {
     /// Ends the thread, and wakes those who wait on a thread.
     pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
+        // Fails only if the counter is full, and then it is readable, too.
+        let _ = rustix::io::write(&self.stop_signal, &1_u64.to_ne_bytes());
         self.changed.notify_all();
+    }
+
+    /// Returns true while something is watched.
+    pub(crate) fn is_in_use(&self) -> bool {
+        !self.state.lock().table.is_empty()
     }
 
     /// Processes the pending events.
@@ -367,18 +375,17 @@ fn run(watch: &Weak<ShareWatch>) {
         if watch.state.lock().stopped {
             return;
         }
-        let mut descriptors = vec![PollFd::new(&watch.inotify, PollFlags::IN)];
+        let mut descriptors = vec![
+            PollFd::new(&watch.inotify, PollFlags::IN),
+            PollFd::new(&watch.stop_signal, PollFlags::IN),
+        ];
         if let Some(mounts) = &mounts {
             descriptors.push(PollFd::new(mounts, PollFlags::PRI));
         }
-        let idle = Timespec {
-            tv_sec: 0,
-            tv_nsec: IDLE.as_nanos() as i64,
-        };
-        let polled = poll(&mut descriptors, Some(&idle));
+        let polled = poll(&mut descriptors, Timespec::try_from(SWEEP).ok().as_ref());
         let changed =
             |poll: &PollFd<'_>| poll.revents().intersects(PollFlags::PRI | PollFlags::ERR);
-        let is_remounted = polled.is_ok() && descriptors.get(1).is_some_and(changed);
+        let is_remounted = polled.is_ok() && descriptors.get(2).is_some_and(changed);
         drop(descriptors);
         if is_remounted {
             let mut state = watch.state.lock();

@@ -9,30 +9,53 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::Error;
 use crate::share::Share;
 
-/// How often the share's path is looked up. A lookup costs one open, and a shorter delay
-/// would go unnoticed.
+/// How often the share's path is looked up while anything in it is watched. A lookup costs one open,
+/// and a shorter delay would go unnoticed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The signal that ends the thread.
+/// How often it is looked up for the log and the status alone.
+const LONG_PAUSE: Duration = Duration::from_secs(3);
+
+/// The signals to the thread.
 #[derive(Debug, Default)]
 pub(crate) struct KeeperThread {
-    stopped: Mutex<bool>,
+    signals: Mutex<KeeperSignals>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct KeeperSignals {
+    is_stopped: bool,
+    is_watched: bool,
 }
 
 impl KeeperThread {
     /// Ends the thread.
     pub(crate) fn stop(&self) {
-        *self.stopped.lock() = true;
+        self.signals.lock().is_stopped = true;
         self.changed.notify_all();
+    }
+
+    /// Notes that something in the share is watched, or that nothing is.
+    pub(crate) fn set_watched(&self, is_watched: bool) {
+        let was_watched = std::mem::replace(&mut self.signals.lock().is_watched, is_watched);
+        if is_watched && !was_watched {
+            self.changed.notify_all();
+        }
     }
 
     /// Waits for the next round. Returns false when there is none.
     fn pause(&self) -> bool {
-        let deadline = Instant::now() + PAUSE;
-        let mut stopped = self.stopped.lock();
-        while !*stopped {
-            if self.changed.wait_until(&mut stopped, deadline).timed_out() {
+        let begun = Instant::now();
+        let mut signals = self.signals.lock();
+        while !signals.is_stopped {
+            let pause = if signals.is_watched {
+                PAUSE
+            } else {
+                LONG_PAUSE
+            };
+            let deadline = begun + pause;
+            if self.changed.wait_until(&mut signals, deadline).timed_out() {
                 return true;
             }
         }
@@ -53,6 +76,8 @@ pub(crate) fn start(share: &Arc<Share>) -> Result<(), Error> {
 fn run(keeper: &KeeperThread, share: &Weak<Share>) {
     while keeper.pause() {
         let Some(share) = share.upgrade() else { return };
+        let watch = share.watch.as_ref();
+        keeper.set_watched(watch.is_some_and(|watch| watch.is_in_use()));
         share.look_after();
     }
 }

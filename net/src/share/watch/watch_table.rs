@@ -28,6 +28,11 @@ struct WatchedDirectory {
 }
 
 impl WatchTable {
+    /// Returns true if nothing is watched.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_path.is_empty()
+    }
+
     /// Extends the watch of `path`, if it is watched.
     pub(super) fn extend(&mut self, path: &RelPath, now: Instant) -> bool {
         let watched = self.by_path.get_mut(path);
