@@ -4,8 +4,8 @@
 //! it. Many files are collected before they are looked up together, in the order of the database.
 //! Those without a root come out in the order of their directories.
 //!
-//! Links are passed over: a link's target has a path of its own. What lies in a file system that may
-//! stop responding is queried where that can be abandoned, as for a listing.
+//! Links are passed over: a link's target has a path of its own. What lies in a file system that
+//! may stop responding is queried where that can be abandoned, as for a listing.
 
 use std::collections::VecDeque;
 use std::ops::Range;

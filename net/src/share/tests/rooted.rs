@@ -135,7 +135,7 @@ fn unrequested_file_gets_its_root_too() {
     }
 }
 
-/// Waits for the root of `d/file` without looking the file up, which would have it read by its path.
+/// Waits for the root of `d/file` without looking it up, which would have it read by its path.
 fn survey_finds(share: &Share) {
     let version = share
         .tree_file(&path("d/file"))
@@ -185,9 +185,11 @@ fn restart_opens_no_file_that_has_a_root() {
     survey_finds(&share.share);
     share.share.stop();
     let Rooted { base, share } = share;
-    let stopped = Arc::downgrade(share.roots.as_ref().unwrap());
     drop(share);
-    eventually("the thread has ended", || stopped.strong_count() == 0);
+    // The database locks its file until it is closed.
+    let database = fs::File::open(base.path().join("roots.redb")).unwrap();
+    eventually("it is closed", || database.try_lock().is_ok());
+    drop(database);
     let opened = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::NONBLOCK).unwrap();
     let events = rustix::fs::inotify::WatchFlags::OPEN;
     rustix::fs::inotify::add_watch(&opened, &place, events).unwrap();

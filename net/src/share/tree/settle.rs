@@ -18,14 +18,14 @@
 //! while the state is still the same as *after* are those of that state.
 //!
 //! Writing back is what counts; that the disk has the bytes for good does not. fdatasync(2) does
-//! the former by `__filemap_fdatawrite_range(mapping, .., WB_SYNC_ALL)` and a wait, and then commits
-//! a journal and flushes the disk's own cache, for each file. sync_file_range(2) with all three flags
-//! is that very call (WB_SYNC_ALL since Linux 5.2; `openat2` takes 5.6) and wait, and nothing else.
+//! the former by `__filemap_fdatawrite_range` with `WB_SYNC_ALL` and a wait, and then commits a
+//! journal and flushes the disk's own cache, for each file. sync_file_range(2) with all three
+//! flags is that very call (since Linux 5.2; `openat2` takes 5.6) and wait, and nothing else.
 //! For a file without dirty pages, it returns at once. It acts on the open file's own mapping. On a
 //! file system that stacks on others (overlayfs), the pages belong to another file's mapping, and
 //! the call would do nothing. So it is used on the file systems below only, each of which keeps the
-//! pages of a file in the file's own mapping and begins its fsync with this call. All others get the
-//! fdatasync(2).
+//! pages of a file in the file's own mapping and begins its fsync with this call. All others get
+//! the fdatasync(2).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
