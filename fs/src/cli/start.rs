@@ -1,6 +1,5 @@
 //! From options to a node's configuration: all decisions that are possible before the node exists.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tinyp2p_net::auth::Password;
@@ -11,7 +10,7 @@ use tinyp2p_net::node::config::{Config, LegacyConfig};
 
 use super::CommandFailure;
 use super::options::args::{FirstPeer, NetworkOptions, parse_name};
-use super::options::cache;
+use super::options::cache::{self, base_directory};
 use super::options::password::PasswordSource;
 use super::options::share::{self, Private, resolved};
 use super::output::say;
@@ -19,6 +18,9 @@ use super::output::say;
 /// Memory for all answers in a process that only asks. One answer may have 768 MiB of it. That is
 /// two million matches with paths of 60 bytes in a search, and a million when they are fetched.
 const GUEST_ANSWERS: usize = 2 << 30;
+
+/// Where state is kept in a home directory.
+const STATE: &str = ".local/state";
 
 /// How a command takes part in the network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,20 +135,12 @@ fn listen(options: &NetworkOptions, role: Role) -> Listen {
 fn state_dir(options: &NetworkOptions) -> Result<PathBuf, CommandFailure> {
     let directory = match &options.state_dir {
         Some(named) => named.clone(),
-        None => default_state_dir(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir())
+        None => base_directory(std::env::var_os("XDG_STATE_HOME"), std::env::home_dir(), STATE)
             .ok_or_else(|| CommandFailure::usage("there is no home directory to keep this node's identity in: name a directory with --state-dir"))?,
     };
     std::path::absolute(&directory).map_err(|e| {
         CommandFailure::failed(format!("state directory {}: {e}", directory.display()))
     })
-}
-
-/// Follows the XDG Base Directory Specification: a relative path in the variable does not count.
-fn default_state_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
-    xdg.map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| home.map(|home| home.join(".local/state")))
-        .map(|path| path.join("tinyp2p"))
 }
 
 /// Returns the host's name, adapted to the rules for a member's name.
@@ -182,6 +176,8 @@ pub(super) fn warn(options: &NetworkOptions, password: &Password, program: &str)
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
     use crate::cli::options::args::parse_peer;
 
@@ -207,7 +203,7 @@ mod tests {
     #[test]
     fn state_directory_follows_xdg_rules() {
         let home = || Some(PathBuf::from("/home/x"));
-        let path = |xdg: Option<&str>, home| default_state_dir(xdg.map(OsString::from), home);
+        let path = |xdg: Option<&str>, home| base_directory(xdg.map(OsString::from), home, STATE);
         assert_eq!(path(Some("/s"), home()).unwrap(), Path::new("/s/tinyp2p"));
         for ignored in [None, Some(""), Some("relative")] {
             assert_eq!(

@@ -79,13 +79,6 @@ impl Identity {
         Arc::new(CertifiedKey::new(vec![key], self.key.clone()))
     }
 
-    /// Creates a thief who shows `victim`'s public key without having the private one.
-    #[cfg(test)]
-    pub(super) fn posing_as(victim: PeerId) -> Self {
-        let own = Self::ephemeral().expect("a key");
-        Self { id: victim, ..own }
-    }
-
     /// Reads a key pair; `None` when `pkcs8` is not an Ed25519 key pair, or its halves
     /// do not match.
     fn from_pkcs8(pkcs8: &[u8], file: Option<File>) -> Option<Self> {
@@ -261,6 +254,14 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    impl Identity {
+        /// Creates a thief who shows `victim`'s public key without having the private one.
+        pub(crate) fn posing_as(victim: PeerId) -> Self {
+            let own = Self::ephemeral().expect("a key");
+            Self { id: victim, ..own }
+        }
+    }
 
     fn state() -> (tempfile::TempDir, PathBuf) {
         let parent = tempfile::tempdir().unwrap();

@@ -124,12 +124,6 @@ impl Stretched {
     pub(super) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
-
-    /// Creates a different password for each number, without the cost of stretching one.
-    #[cfg(test)]
-    pub(crate) fn for_tests(number: u8) -> Self {
-        Self(Zeroizing::new([number; 32]))
-    }
 }
 
 impl fmt::Debug for Stretched {
@@ -144,6 +138,13 @@ mod tests {
     use data_encoding::HEXLOWER;
 
     use super::*;
+
+    impl Stretched {
+        /// Creates a different password for each number, without the cost of stretching one.
+        pub(crate) fn for_tests(number: u8) -> Self {
+            Self(Zeroizing::new([number; 32]))
+        }
+    }
 
     fn password(text: &str) -> Password {
         Password::new(text.to_owned()).unwrap()

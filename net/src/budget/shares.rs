@@ -162,17 +162,18 @@ impl BudgetShares {
             self.places.remove(&place);
         }
     }
-
-    /// Returns true if nobody holds any bytes or a seat.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty() && self.seated.is_empty() && self.all == 0
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl BudgetShares {
+        /// Returns true if nobody holds any bytes or a seat.
+        pub(crate) fn is_empty(&self) -> bool {
+            self.places.is_empty() && self.seated.is_empty() && self.all == 0
+        }
+    }
 
     /// The budget of a mount.
     const TOTAL: usize = 512 << 20;

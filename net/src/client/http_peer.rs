@@ -54,7 +54,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/');
 
 /// Connects to addresses and makes peers of what it finds there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Client {
     gate: Arc<Gate>,
     dialer: Arc<dyn Dial>,
@@ -98,9 +98,7 @@ impl Client {
         let peer = HttpPeer {
             id,
             seat: Mutex::default(),
-            gate: self.gate.clone(),
-            dialer: self.dialer.clone(),
-            budget: self.budget.clone(),
+            client: self.clone(),
             place: Mutex::new((address.clone(), source)),
             pool: Arc::new(ConnectionPool::default()),
             distance: AtomicU64::new(u64::MAX),
@@ -116,9 +114,7 @@ impl Client {
 /// One member: the holder of one key, at whatever address.
 pub struct HttpPeer {
     id: PeerId,
-    gate: Arc<Gate>,
-    dialer: Arc<dyn Dial>,
-    budget: Arc<ByteBudget>,
+    client: Client,
     /// Its place in the budget, where the members of one network share one part.
     seat: Mutex<Option<Seat>>,
     /// Where it was last found, and the source of that address.
@@ -300,7 +296,7 @@ impl Peer for HttpPeer {
 
     fn call(&self, request: &Request, deadline: Instant) -> Result<Response, Error> {
         let body = wire::encode_call(request);
-        let mut reservation = self.budget.reserve(self.id);
+        let mut reservation = self.client.budget.reserve(self.id);
         let (who, body) = self.post(
             ("/RPC2", "text/xml"),
             &body,
@@ -344,7 +340,7 @@ impl Peer for HttpPeer {
     }
 
     fn fetch(&self, files: &[BatchItem], deadline: Instant) -> Result<Vec<BatchAnswer>, Error> {
-        let mut reservation = self.budget.reserve(self.id);
+        let mut reservation = self.client.budget.reserve(self.id);
         let (who, body) = self.post(
             ("/batch", "application/octet-stream"),
             &wire::encode_batch(files),

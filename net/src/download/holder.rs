@@ -44,10 +44,7 @@ impl FileSource {
 
     /// Returns true unless it claims to have the whole content.
     pub(super) fn may_have_nothing(&self) -> bool {
-        match self.has {
-            Availability::File(_) => false,
-            Availability::Blocks => true,
-        }
+        self.has == Availability::Blocks
     }
 }
 

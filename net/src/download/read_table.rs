@@ -139,12 +139,9 @@ impl ReadTable {
     /// Fails the reads that have waited too long.
     pub(super) fn fail_late(&mut self, now: Instant, error: &Error, replies: &mut Replies) {
         let late = |parked: &ParkedRead| now.saturating_duration_since(parked.since) >= MAX_WAIT;
-        let (late, rest) = std::mem::take(&mut self.parked).into_iter().partition(late);
-        self.parked = rest;
-        let late: Vec<ParkedRead> = late;
-        replies
-            .failed
-            .extend(late.into_iter().map(|parked| (parked, error.clone())));
+        let late = self.parked.extract_if(.., |parked| late(parked));
+        let failed = late.map(|parked| (parked, error.clone()));
+        replies.failed.extend(failed);
     }
 
     /// Records that a holder failed. Readers fail with it only when no holder is left.

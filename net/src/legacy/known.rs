@@ -133,13 +133,8 @@ impl KnownServers {
         let known = self.learned.iter().enumerate();
         let known = known.filter(|(_, known)| can_go(known));
         let oldest = known.min_by_key(|(_, known)| (known.has_answered, known.mentioned));
-        match oldest.map(|(index, _)| index) {
-            Some(index) => {
-                self.learned.remove(index);
-                true
-            }
-            None => false,
-        }
+        let oldest = oldest.map(|(index, _)| index);
+        oldest.map(|index| self.learned.remove(index)).is_some()
     }
 }
 

@@ -229,10 +229,7 @@ pub fn decode_contents(
         _ => return Err(reader.broken("the result is no string")),
     }
     let count = contents.count;
-    reader.close("param")?;
-    reader.close("params")?;
-    reader.close("methodResponse")?;
-    reader.end()?;
+    reader.returned_all()?;
     Ok(count)
 }
 

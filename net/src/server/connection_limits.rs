@@ -45,28 +45,14 @@ pub(super) struct ConnectionLimits {
 
 struct Tables {
     known: KnownNetworks,
-    unread: Halves,
-    unidentified: Halves,
+    // One half for networks from which members came recently, one for all others.
+    unread: [Table; 2],
+    unidentified: [Table; 2],
     plain: Table,
     members: Table,
 }
 
 type Table = FairTable<Arc<Occupant>>;
-
-/// One half for networks from which members came recently, one for all others.
-struct Halves {
-    known: Table,
-    strangers: Table,
-}
-
-impl Halves {
-    fn new(places: usize) -> Self {
-        Self {
-            known: FairTable::new(places.div_ceil(2)),
-            strangers: FairTable::new(places / 2),
-        }
-    }
-}
 
 /// The class that a place belongs to.
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +66,17 @@ enum Class {
 impl Tables {
     fn of(&mut self, class: Class) -> &mut Table {
         match class {
-            Class::Unread { is_known: true } => &mut self.unread.known,
-            Class::Unread { is_known: false } => &mut self.unread.strangers,
-            Class::Unidentified { is_known: true } => &mut self.unidentified.known,
-            Class::Unidentified { is_known: false } => &mut self.unidentified.strangers,
+            Class::Unread { is_known } => &mut self.unread[usize::from(is_known)],
+            Class::Unidentified { is_known } => &mut self.unidentified[usize::from(is_known)],
             Class::Plain => &mut self.plain,
             Class::Member => &mut self.members,
         }
     }
+}
+
+/// Divides places in two: the second half is for known networks.
+fn halves(places: usize) -> [Table; 2] {
+    [places / 2, places.div_ceil(2)].map(FairTable::new)
 }
 
 impl ConnectionLimits {
@@ -95,8 +84,8 @@ impl ConnectionLimits {
         Arc::new(Self {
             tables: Mutex::new(Tables {
                 known: KnownNetworks::default(),
-                unread: Halves::new(limits.unread),
-                unidentified: Halves::new(limits.unidentified),
+                unread: halves(limits.unread),
+                unidentified: halves(limits.unidentified),
                 plain: FairTable::new(limits.plain),
                 members: FairTable::new(limits.member_connections),
             }),

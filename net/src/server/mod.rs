@@ -133,14 +133,8 @@ impl Server {
     }
 
     /// Closes the port and every connection at once. Does not wait for a disk that hangs.
-    pub fn stop(mut self) {
-        self.shut_down();
-    }
-
-    fn shut_down(&mut self) {
-        for runtime in self.runtimes.drain(..) {
-            runtime.shutdown_timeout(Duration::from_millis(250));
-        }
+    pub fn stop(self) {
+        drop(self);
     }
 }
 
@@ -153,6 +147,8 @@ fn step_back() {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shut_down();
+        for runtime in self.runtimes.drain(..) {
+            runtime.shutdown_timeout(Duration::from_millis(250));
+        }
     }
 }

@@ -4,7 +4,6 @@
 //! the steps and their deadline. A stranger's bytes reach nothing but rustls and two `read_exact`
 //! of fixed size.
 
-use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -113,30 +112,18 @@ where
 }
 
 /// Why a run ended without an admission, for the log.
+#[derive(Debug, thiserror::Error)]
 enum PairingEnd {
+    #[error("the TLS handshake is not done")]
     NoBinding,
+    #[error("declined with {0:?}")]
     Declined(PairingStatus),
+    #[error("cannot compute an answer")]
     OutOfOrder,
+    #[error("wrong password")]
     WrongPassword,
-    Io(io::Error),
-}
-
-impl From<io::Error> for PairingEnd {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl fmt::Display for PairingEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoBinding => f.write_str("the TLS handshake is not done"),
-            Self::Declined(status) => write!(f, "declined with {status:?}"),
-            Self::OutOfOrder => f.write_str("cannot compute an answer"),
-            Self::WrongPassword => f.write_str("wrong password"),
-            Self::Io(error) => write!(f, "{error}"),
-        }
-    }
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 #[cfg(test)]

@@ -78,14 +78,21 @@ fn prepare(directory: &Path, size: Option<ByteSize>) -> io::Result<u64> {
 
 /// Returns the cache directory for users who name none.
 pub(crate) fn default_directory() -> Option<PathBuf> {
-    default_dir(std::env::var_os("XDG_CACHE_HOME"), std::env::home_dir())
+    let xdg = std::env::var_os("XDG_CACHE_HOME");
+    base_directory(xdg, std::env::home_dir(), ".cache")
 }
 
-/// Follows the XDG Base Directory Specification: a relative path in the variable does not count.
-fn default_dir(xdg: Option<OsString>, home: Option<PathBuf>) -> Option<PathBuf> {
+/// Returns the directory of this program below a base directory: that of the variable `xdg`, or
+/// else `usual` in the home directory. Follows the XDG Base Directory Specification: a relative
+/// path in the variable does not count.
+pub(crate) fn base_directory(
+    xdg: Option<OsString>,
+    home: Option<PathBuf>,
+    usual: &str,
+) -> Option<PathBuf> {
     xdg.map(PathBuf::from)
         .filter(|path| path.is_absolute())
-        .or_else(|| home.map(|home| home.join(".cache")))
+        .or_else(|| home.map(|home| home.join(usual)))
         .map(|path| path.join("tinyp2p"))
 }
 

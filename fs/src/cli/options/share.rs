@@ -51,32 +51,20 @@ pub(crate) fn choose(
     };
     let failed =
         |why: &str| CommandFailure::failed(format!("share {}: {why}", directory.display()));
-    if let Some(mountpoint) = &private.mountpoint {
-        if directory == *mountpoint {
-            return Err(failed(
-                "is the mountpoint; serve another directory, or mount elsewhere",
-            ));
-        }
-        if directory.starts_with(mountpoint) {
-            return Err(failed(
-                "lies inside the mountpoint, which would cover it; mount elsewhere",
-            ));
-        }
-    }
-    if private
-        .state_dir
-        .as_ref()
-        .is_some_and(|dir| directory.starts_with(dir))
-    {
-        return Err(failed(
-            "holds the key of this node; serve another directory",
-        ));
-    }
-    let is_in_cache = |dir: &PathBuf| directory.starts_with(dir);
-    if private.cache_dirs.iter().any(is_in_cache) {
-        return Err(failed(
-            "lies in the cache of other members' files; serve another directory",
-        ));
+    let is_in = |dir: &PathBuf| directory.starts_with(dir);
+    let problem = if private.mountpoint.as_ref() == Some(&directory) {
+        Some("is the mountpoint; serve another directory, or mount elsewhere")
+    } else if private.mountpoint.as_ref().is_some_and(is_in) {
+        Some("lies inside the mountpoint, which would cover it; mount elsewhere")
+    } else if private.state_dir.as_ref().is_some_and(is_in) {
+        Some("holds the key of this node; serve another directory")
+    } else if private.cache_dirs.iter().any(is_in) {
+        Some("lies in the cache of other members' files; serve another directory")
+    } else {
+        None
+    };
+    if let Some(why) = problem {
+        return Err(failed(why));
     }
     let table = MountList::read()
         .map_err(|e| CommandFailure::failed(format!("cannot read the mount table: {e}")))?;

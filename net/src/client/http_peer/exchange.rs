@@ -40,7 +40,7 @@ impl HttpPeer {
     }
 
     fn is_admitted(&self) -> bool {
-        self.gate.is_admitted(self.id)
+        self.client.gate.is_admitted(self.id)
     }
 
     /// Sends one request and returns the head of its response, which is not a 401.
@@ -112,7 +112,7 @@ impl HttpPeer {
 
     fn open_connection(&self, deadline: Instant) -> Result<HttpConnection, Error> {
         let (link, who, connect_by) = self.dial(deadline)?;
-        let tls = self.gate.tls_client(Alpn::Http);
+        let tls = self.client.gate.tls_client(Alpn::Http);
         let connection = TlsLink::handshake(link, tls, who, connect_by)?;
         self.check_identity(connection.peer())?;
         self.sit(connection.link().remote());
@@ -124,14 +124,14 @@ impl HttpPeer {
         let Some(remote) = remote else { return };
         let mut seat = self.seat.lock();
         if seat.as_ref().is_none_or(|seat| seat.address() != remote) {
-            *seat = Some(self.budget.seat(self.id, remote));
+            *seat = Some(self.client.budget.seat(self.id, remote));
         }
     }
 
     fn dial(&self, deadline: Instant) -> Result<(Arc<dyn Link>, String, Instant), Error> {
         let address = self.address();
         let who = address.to_string();
-        let (link, connect_by) = dial(&*self.dialer, &address, deadline)?;
+        let (link, connect_by) = dial(&*self.client.dialer, &address, deadline)?;
         self.pool.register(&link, &who)?;
         Ok((link, who, connect_by))
     }
@@ -158,13 +158,19 @@ impl HttpPeer {
 
     fn pair_now(&self, deadline: Instant) -> Result<(), Error> {
         let (link, who, connect_by) = self.dial(deadline)?;
-        let tls = self.gate.tls_client(Alpn::Pair);
+        let tls = self.client.gate.tls_client(Alpn::Pair);
         let (mut connection, found) = handshake::buffered(&link, tls, &who, connect_by)?;
         // Checked before a guess is spent on it.
         self.check_identity(found)?;
         let mut socket = handshake::Timed::new(&link, deadline);
         let source = self.place.lock().1;
-        let paired = pairing::run(&mut connection, &mut socket, &who, source, &self.gate)?;
+        let paired = pairing::run(
+            &mut connection,
+            &mut socket,
+            &who,
+            source,
+            &self.client.gate,
+        )?;
         link.shutdown();
         self.check_identity(paired)
     }

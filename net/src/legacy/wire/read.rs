@@ -91,14 +91,19 @@ impl<R: BufRead> LegacyReader<R> {
     pub(super) fn returned(&mut self) -> Result<Value, WireError> {
         self.returning()?;
         let value = self.value(0)?;
-        self.close("param")?;
-        self.close("params")?;
-        self.close("methodResponse")?;
-        self.end()?;
+        self.returned_all()?;
         match value {
             Value::Boolean(false) => Err(WireError::Denied),
             value => Ok(value),
         }
+    }
+
+    /// Reads everything behind the value of a response.
+    pub(super) fn returned_all(&mut self) -> Result<(), WireError> {
+        self.close("param")?;
+        self.close("params")?;
+        self.close("methodResponse")?;
+        self.end()
     }
 
     /// Reads up to the value of a response. A fault is an error.
