@@ -1,6 +1,7 @@
 //! `tinyp2p get` and `tinyp2p search`: the extended client of 2004.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,8 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Time for all workers of a `get` to notice that a member is frozen.
 const FROZEN: Duration = Duration::from_secs(20);
 
-/// Time after which two nodes that have met know each other as members. One-shot commands wait for
-/// others for at least a second.
+/// Time after which two nodes that have met know each other as members.
 const FIRST_HELLO: Duration = Duration::from_millis(500);
 
 /// Runs `tinyp2p get PASSWORD PATTERN PEER -d DIR`.
@@ -126,7 +126,10 @@ fn silent_member_makes_results_incomplete() {
     eventually(LIMIT, "both are found", || {
         run(&mut search(), LIMIT).text() == "of a\nof b\n"
     });
-    // It has been met, and leaves while the command waits for others to join.
+    // It has been met, and leaves while the command waits for a peer that never answers.
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listen");
+    let silent = silent.local_addr().map(|address| (silent, address));
+    let (_silent, silent) = silent.expect("an address");
     let out = swarm.directory("out");
     for command in [
         &["search", PASSWORD, "of", &b.address()][..],
@@ -140,7 +143,7 @@ fn silent_member_makes_results_incomplete() {
         ],
     ] {
         let mut command = tinyp2p_command(&swarm, command);
-        command.arg(a.address());
+        command.args([a.address(), silent.to_string()]);
         let greeted = a.log().len();
         let ended = thread::scope(|scope| {
             let running = scope.spawn(|| run(&mut command, LIMIT));
