@@ -170,7 +170,7 @@ impl RangeRequest {
 
     /// Returns what to send of `size` bytes, and with which status; otherwise the response that
     /// says why nothing is sent.
-    pub(super) fn part_of(&self, tag: &str, size: u64) -> ServedPart {
+    pub(super) fn part_of(&self, tag: &str, size: u64) -> SentPart {
         part_of(self.decide(tag, size), tag, size)
     }
 
@@ -193,9 +193,9 @@ impl RangeRequest {
     }
 }
 
-type ServedPart = Result<(StatusCode, ByteRange), Box<Response<Body>>>;
+type SentPart = Result<(StatusCode, ByteRange), Box<Response<Body>>>;
 
-fn part_of(decision: Decision, tag: &str, size: u64) -> ServedPart {
+fn part_of(decision: Decision, tag: &str, size: u64) -> SentPart {
     match decision {
         Decision::Whole => Ok((StatusCode::OK, ByteRange::new(0, size))),
         Decision::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
