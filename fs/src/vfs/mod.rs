@@ -126,8 +126,7 @@ impl Filesystem {
             NameLookup::Item(item) => {
                 let path = join(&directory, item.name_at_members())?;
                 let assigned = Attr::assigned(self.inodes.lock().look_up(tree, path, &item));
-                let size = self.finish_growth(assigned.inode).unwrap_or(assigned.size);
-                Ok(LookupResult::Found(Attr { size, ..assigned }))
+                Ok(LookupResult::Found(self.grown(assigned)))
             }
         }
     }
@@ -148,6 +147,7 @@ impl Filesystem {
         if is_hidden(number) {
             return self.hidden.attr(number);
         }
+        self.finish_growth(number);
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
         let Some(tree) = inode.tree() else {
@@ -191,6 +191,12 @@ impl Filesystem {
             may_grow: true,
             ..Attr::of(number, &now)
         })
+    }
+
+    /// Returns `attr` with the size to which the file has grown.
+    fn grown(&self, attr: Attr) -> Attr {
+        let size = self.finish_growth(attr.inode).unwrap_or(attr.size);
+        Attr { size, ..attr }
     }
 
     /// Tells the kernel of the new size of an open file that has grown, after it has dropped the page

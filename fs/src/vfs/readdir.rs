@@ -60,7 +60,11 @@ impl Filesystem {
             ahead.has_left_out |= number.is_none();
             let entry = number.and_then(|number| Some((number, inodes.get(number)?)));
             if let Some((number, inode)) = entry {
-                let attr = Attr::of(number, inode);
+                let attr = Attr {
+                    // The kernel asks again, and hears of the new size then.
+                    may_grow: inodes.growing_from(number).is_some(),
+                    ..Attr::of(number, inode)
+                };
                 let (name, next) = (snapshot.name(index), index as u64 + 3);
                 if !emit(DirectoryEntry { name, next, attr }) {
                     inodes.forget(number, 1);
@@ -189,9 +193,9 @@ impl Filesystem {
         let NameLookup::Item(item) = self.view.measured(&directory, found, wait)? else {
             return Ok(LookupResult::Absent { certain: false });
         };
-        let mut inodes = self.inodes.lock();
-        let assigned = inodes.look_up(Vantage::Found, file.path.clone(), &item);
-        Ok(LookupResult::Found(Attr::assigned(assigned)))
+        let path = file.path.clone();
+        let assigned = Attr::assigned(self.inodes.lock().look_up(Vantage::Found, path, &item));
+        Ok(LookupResult::Found(self.grown(assigned)))
     }
 }
 

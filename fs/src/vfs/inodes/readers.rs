@@ -146,8 +146,9 @@ impl Inodes {
         }
         match self.readers.get_mut(&number) {
             Some(readers) if readers.short_reads > 0 => {}
-            Some(readers) => readers.grows_to = Some(size),
-            None => inode.size = size.into(),
+            Some(readers) if readers.opens > 0 => readers.grows_to = Some(size),
+            // Nobody can read before the kernel has dropped its pages.
+            _ => inode.size = size.into(),
         }
     }
 
