@@ -21,7 +21,7 @@ use crate::share::roots::wishes::FileId;
 /// Changes that the file system's clock does not distinguish go unnoticed: see the limits of
 /// `FileState`. So do stores through `mmap` into a page that the program has changed before and
 /// that has not been written back since: the kernel does not mark the file again. Code that
-/// computes roots avoids this with [`super::settle`].
+/// computes roots avoids this with `settle`.
 #[derive(Debug)]
 pub struct SharedFile {
     file: Arc<OwnedFd>,
