@@ -21,8 +21,8 @@ pub const DEFAULT_MEMORY: u64 = 128 << 20;
 pub const PROMISE: Duration = Duration::from_secs(60);
 
 /// A client closes its last idle connection to a member after this time; less than [`SERVER_IDLE`],
-/// so that it seldom meets a connection that the server is just closing. Two hellos in one direction
-/// are never further apart.
+/// so that it seldom meets a connection that the server is just closing. Two hellos in one
+/// direction are never further apart.
 pub const CLIENT_IDLE: Duration = Duration::from_secs(300);
 
 /// A client closes idle connections beside the last one after this time.

@@ -199,8 +199,8 @@ impl Filesystem {
         Attr { size, ..attr }
     }
 
-    /// Tells the kernel of the new size of an open file that has grown, after it has dropped the page
-    /// in which the file ended. Returns that size.
+    /// Tells the kernel of the new size of an open file that has grown, after it has dropped the
+    /// page in which the file ended. Returns that size.
     fn finish_growth(&self, number: u64) -> Option<FileSize> {
         let from = self.inodes.lock().growing_from(number)?;
         if let Some(expirer) = self.expirer.get() {

@@ -139,8 +139,8 @@ impl Members {
     /// starts the search.
     ///
     /// # Errors
-    /// [`Error::Local`] when nobody can dial one of `peers` or `advertise`, or when there are no file
-    /// descriptors left.
+    /// [`Error::Local`] when nobody can dial one of `peers` or `advertise`, or when there are no
+    /// file descriptors left.
     pub(crate) fn new(
         me: PeerId,
         name: String,

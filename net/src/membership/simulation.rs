@@ -564,8 +564,8 @@ fn id_squatter_cannot_split_the_network() {
     }
 }
 
-/// Runs an idle network of `count` for a while. Returns the bytes that its busiest node sent in each
-/// second, and the time that a newcomer took to be known to all.
+/// Runs an idle network of `count` for a while. Returns the bytes that its busiest node sent in
+/// each second, and the time that a newcomer took to be known to all.
 fn idle(count: usize) -> (u64, Duration) {
     let mut network = Network::new(count + 1, |n| if n == 0 { vec![] } else { vec![0] });
     for n in 0..count {

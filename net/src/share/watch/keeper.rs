@@ -9,8 +9,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::Error;
 use crate::share::Share;
 
-/// How often the share's path is looked up while anything in it is watched. A lookup costs one open,
-/// and a shorter delay would go unnoticed.
+/// How often the share's path is looked up while anything in it is watched. A lookup costs one
+/// open, and a shorter delay would go unnoticed.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How often it is looked up for the log and the status alone.
