@@ -1,11 +1,11 @@
 //! What members tell each other of third ones, and when.
 //!
 //! Every hello carries a digest of the ids that its sender is in contact with. Members with the
-//! same digest have nothing to tell each other, so an idle network sends no lists. Whoever sees another
-//! digest asks for what it does not know, and names what it knows. Who came lately is also told
-//! without being asked, to a few: members in the order of their ids form a ring, and each passes
-//! news on to those at distances 1, 2, 4 and so on, so that news go round in as many steps as the
-//! number of members has binary digits.
+//! same digest have nothing to tell each other, so an idle network sends no lists. Whoever sees
+//! another digest asks for what it does not know, and names what it knows. Who came lately is also
+//! told without being asked, to a few: members in the order of their ids form a ring, and each
+//! passes news on to those at distances 1, 2, 4 and so on, so that news go round in as many steps
+//! as the number of members has binary digits.
 
 use std::time::{Duration, Instant};
 
