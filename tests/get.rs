@@ -18,9 +18,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Time for all workers of a `get` to notice that a member is frozen.
 const FROZEN: Duration = Duration::from_secs(20);
 
-/// Time after which two nodes that have met know each other as members.
-const FIRST_HELLO: Duration = Duration::from_millis(500);
-
 /// Runs `tinyp2p get PASSWORD PATTERN PEER -d DIR`.
 fn get(swarm: &Swarm, pattern: &str, peer: &Node, directory: &Path) -> Finished {
     let directory = directory.to_string_lossy();
@@ -147,8 +144,9 @@ fn silent_member_makes_results_incomplete() {
         let greeted = a.log().len();
         let ended = thread::scope(|scope| {
             let running = scope.spawn(|| run(&mut command, LIMIT));
-            eventually(LIMIT, "the member has met it", || a.log().len() > greeted);
-            thread::sleep(FIRST_HELLO);
+            eventually(LIMIT, "the member has met it", || {
+                a.log()[greeted..].contains("call=\"tinyp2p.hello\" status=200")
+            });
             a.kill();
             running.join().expect("the command ends")
         });

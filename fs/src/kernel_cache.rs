@@ -172,7 +172,7 @@ impl Expirer {
     }
 
     /// Makes the kernel drop the page that holds the byte at `offset` of the file `number`. Waits
-    /// for a read of that page.
+    /// for a read of that page, so no thread that takes requests from the kernel may call this.
     pub fn drop_page(&self, number: u64, offset: u64) {
         match (&*self.device).write(&inval_inode(number, offset)) {
             Ok(_) => {}

@@ -126,7 +126,7 @@ impl Filesystem {
             NameLookup::Item(item) => {
                 let path = join(&directory, item.name_at_members())?;
                 let assigned = Attr::assigned(self.inodes.lock().look_up(tree, path, &item));
-                Ok(LookupResult::Found(self.grown(assigned)))
+                self.grown(assigned, wait).map(LookupResult::Found)
             }
         }
     }
@@ -147,7 +147,7 @@ impl Filesystem {
         if is_hidden(number) {
             return self.hidden.attr(number);
         }
-        self.finish_growth(number);
+        self.finish_growth(number, wait)?;
         let inode = self.inode(number)?;
         let mut attr = Attr::of(number, &inode);
         let Some(tree) = inode.tree() else {
@@ -185,7 +185,7 @@ impl Filesystem {
                 Ok(NameLookup::Nothing { .. }) | Err(_) => {}
             }
         }
-        self.finish_growth(number);
+        self.finish_growth(number, wait)?;
         let now = self.inode(number)?;
         Ok(Attr {
             may_grow: true,
@@ -193,22 +193,32 @@ impl Filesystem {
         })
     }
 
-    /// Returns `attr` with the size to which the file has grown.
-    fn grown(&self, attr: Attr) -> Attr {
-        let size = self.finish_growth(attr.inode).unwrap_or(attr.size);
-        Attr { size, ..attr }
+    /// Returns `attr`, which was just assigned, with the size to which the file has grown. If that
+    /// has to wait, takes the assignment back.
+    fn grown(&self, attr: Attr, wait: Wait) -> Result<Attr, Error> {
+        let size = self.finish_growth(attr.inode, wait).inspect_err(|_| {
+            self.inodes.lock().forget(attr.inode, 1);
+        })?;
+        let size = size.unwrap_or(attr.size);
+        Ok(Attr { size, ..attr })
     }
 
     /// Tells the kernel of the new size of an open file that has grown, after it has dropped the
-    /// page in which the file ended. Returns that size.
-    fn finish_growth(&self, number: u64) -> Option<FileSize> {
-        let from = self.inodes.lock().growing_from(number)?;
+    /// page in which the file ended. Returns that size. The kernel may have to wait for a read of
+    /// that page, and the event loops have to take that read: so they never wait here.
+    fn finish_growth(&self, number: u64, wait: Wait) -> Result<Option<FileSize>, Error> {
+        let Some(from) = self.inodes.lock().growing_from(number) else {
+            return Ok(None);
+        };
+        if let Wait::No = wait {
+            return Err(Error::NeedsNetwork);
+        }
         if let Some(expirer) = self.expirer.get() {
             expirer.drop_page(number, from);
         }
         let mut inodes = self.inodes.lock();
         inodes.finish_growth(number);
-        inodes.latest_size(number)
+        Ok(inodes.latest_size(number))
     }
 
     /// Checks whether `mask`, as in access(2), is allowed.

@@ -195,7 +195,7 @@ impl Filesystem {
         };
         let path = file.path.clone();
         let assigned = Attr::assigned(self.inodes.lock().look_up(Vantage::Found, path, &item));
-        Ok(LookupResult::Found(self.grown(assigned)))
+        self.grown(assigned, wait).map(LookupResult::Found)
     }
 }
 

@@ -92,7 +92,7 @@ impl Filesystem {
                 pages: Pages::Keep,
             });
         }
-        self.finish_growth(number);
+        self.finish_growth(number, wait)?;
         let inode = self.inode(number)?;
         if inode.kind() == Kind::Directory {
             return Err(Error::IsADirectory);

@@ -320,6 +320,28 @@ fn open_file_grows_and_keeps_its_number() {
 }
 
 #[test]
+fn event_loops_do_not_wait_for_a_page() {
+    let setup = setup();
+    setup.ann.put_rooted("log", long(100_000), 1);
+    let opened = setup.find("log").unwrap();
+    setup.open("log").unwrap();
+    setup.ann.append("log", b"more", 2);
+    setup.filesystem.invalidate(&path("log"));
+    // A listing learns of the new size.
+    let root = setup.filesystem.opendir(ROOT).unwrap();
+    let listed = setup.filesystem.readdirplus(root, 0, wait(), &mut |_| true);
+    listed.unwrap();
+    let attr = setup.filesystem.getattr(opened.inode, Wait::No);
+    assert!(matches!(attr, Err(Error::NeedsNetwork)));
+    let looked = setup.filesystem.lookup(ROOT, b"log", Wait::No);
+    assert!(matches!(looked, Err(Error::NeedsNetwork)));
+    assert_eq!(setup.find("log").unwrap().size, 100_004);
+    // Three lookups and an entry count as assigned; what failed does not.
+    setup.filesystem.forget(opened.inode, 4);
+    assert!(setup.filesystem.inodes.lock().get(opened.inode).is_none());
+}
+
+#[test]
 fn overwritten_open_file_does_not_grow() {
     let setup = setup();
     let first = long(100_000);

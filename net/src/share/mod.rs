@@ -168,8 +168,9 @@ impl Share {
     /// returned counter on. Must be called before `path` is read.
     fn keep(&self, tree: &Arc<ShareTree>, path: &RelPath, wants: bool) -> Option<u64> {
         let watch = self.watch.as_ref().filter(|_| wants)?;
-        self.keeper.set_watched(true);
-        watch.keep(tree, path, Instant::now())
+        let since = watch.keep(tree, path, Instant::now());
+        self.keeper.note_use(watch);
+        since
     }
 
     /// Returns what the share's path leads to now, for one request; [`Errno::NOENT`] while nothing

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
 use crate::share::Share;
+use crate::share::watch::inotify::ShareWatch;
 
 /// How often the share's path is looked up while anything in it is watched. A lookup costs one
 /// open, and a shorter delay would go unnoticed.
@@ -36,10 +37,12 @@ impl KeeperThread {
         self.changed.notify_all();
     }
 
-    /// Notes that something in the share is watched, or that nothing is.
-    pub(crate) fn set_watched(&self, is_watched: bool) {
-        let was_watched = std::mem::replace(&mut self.signals.lock().is_watched, is_watched);
-        if is_watched && !was_watched {
+    /// Notes whether anything in the share is watched. That is asked under the lock, so that of two
+    /// who note it, the one who asked last is right.
+    pub(crate) fn note_use(&self, watch: &ShareWatch) {
+        let mut signals = self.signals.lock();
+        let was_watched = std::mem::replace(&mut signals.is_watched, watch.is_in_use());
+        if signals.is_watched && !was_watched {
             self.changed.notify_all();
         }
     }
@@ -76,8 +79,9 @@ pub(crate) fn start(share: &Arc<Share>) -> Result<(), Error> {
 fn run(keeper: &KeeperThread, share: &Weak<Share>) {
     while keeper.pause() {
         let Some(share) = share.upgrade() else { return };
-        let watch = share.watch.as_ref();
-        keeper.set_watched(watch.is_some_and(|watch| watch.is_in_use()));
+        if let Some(watch) = &share.watch {
+            keeper.note_use(watch);
+        }
         share.look_after();
     }
 }
