@@ -7,5 +7,6 @@ pub mod expiring_map;
 pub(crate) mod parallel;
 pub(crate) mod peer_pools;
 pub mod single_flight;
+pub(crate) mod stop_signal;
 pub mod thread_pool;
 pub mod two_generation_cache;

@@ -29,13 +29,12 @@ mod tests;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::event::{EventfdFlags, eventfd};
 
+use crate::concurrency::stop_signal::StopSignal;
 use crate::error::Error;
 use crate::model::{Address, PeerArgument, PeerId};
 use crate::peer::{Peer, Whole};
@@ -110,7 +109,7 @@ pub struct Members {
     due: Condvar,
     spare: Condvar,
     /// Readable once the node stops.
-    stop_signal: OwnedFd,
+    stop_signal: StopSignal,
 }
 
 struct MembersState {
@@ -157,7 +156,7 @@ impl Members {
         for known in remembered.iter().flat_map(Remembered::known) {
             table.learn(known.address.clone(), known.id, AddressOrigin::User, now);
         }
-        let stop_signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let stop_signal = StopSignal::new();
         Ok(Self {
             me,
             name,
@@ -328,8 +327,7 @@ impl Members {
             (state.itself, state.roster) = (None, None);
             state.connections.values().cloned().collect()
         };
-        // Fails only if the counter is full, and then it is readable, too.
-        let _ = rustix::io::write(&self.stop_signal, &1_u64.to_ne_bytes());
+        self.stop_signal.raise();
         self.changed.notify_all();
         self.due.notify_all();
         self.spare.notify_all();

@@ -67,7 +67,7 @@ impl Members {
 
     /// Waits until the addresses may have changed. Returns false at the end.
     fn wait_for_change(&self, changes: &InterfaceChanges) -> bool {
-        let stop = [PollFd::new(&self.stop_signal, PollFlags::IN)];
+        let stop = [self.stop_signal.poll_fd()];
         let reports = changes.readable();
         let reports = reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = stop.into_iter().chain(reports).collect();

@@ -23,14 +23,14 @@ mod service_instance;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::concurrency::stop_signal::StopSignal;
 use crate::error::Error;
 use crate::fairness::{Refill, TokenBucket};
 use crate::membership::interfaces::{GATHERED, InterfaceChanges};
@@ -58,7 +58,7 @@ pub(crate) type OnSighting = Arc<dyn Fn(&Sighting) -> bool + Send + Sync>;
 /// Announces this node and listens for others until stopped.
 pub(crate) struct Discovery {
     /// Wakes the thread, which ends once nobody holds `running`.
-    wake: Arc<OwnedFd>,
+    wake: Arc<StopSignal>,
     running: Sender<()>,
     done: Receiver<()>,
 }
@@ -72,8 +72,7 @@ impl Discovery {
     /// multicast does not work on some interface.
     pub(crate) fn start(me: PeerId, port: u16, found: OnSighting) -> Result<Self, Error> {
         let failed = |why: io::Error| Error::local("finding members on the local network", why);
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let wake = Arc::new(wake.map_err(|why| failed(why.into()))?);
+        let wake = Arc::new(StopSignal::new().map_err(failed)?);
         let (running, stop) = mpsc::channel();
         let (ended, done) = mpsc::channel();
         let station = DiscoveryThread {
@@ -109,8 +108,7 @@ impl Discovery {
     /// Says goodbye to the link (RFC 6762, section 10.1) and stops by `deadline`.
     pub(crate) fn stop(self, deadline: Instant) {
         drop(self.running);
-        // The write fails when the counter is full, and then the thread wakes, too.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.wake.raise();
         let left = deadline.saturating_duration_since(Instant::now());
         let _ = self.done.recv_timeout(left);
     }
@@ -123,7 +121,7 @@ struct DiscoveryThread {
     interfaces: InterfaceChanges,
     taken: TokenBucket,
     found: OnSighting,
-    wake: Arc<OwnedFd>,
+    wake: Arc<StopSignal>,
     stop: Receiver<()>,
 }
 
@@ -189,7 +187,7 @@ impl DiscoveryThread {
             .iter()
             .map(|(_, socket)| PollFd::new(*socket, PollFlags::IN));
         let mut fds: Vec<PollFd<'_>> = fds.collect();
-        fds.push(PollFd::new(&self.wake, PollFlags::IN));
+        fds.push(self.wake.poll_fd());
         let reports = self.interfaces.readable();
         fds.extend(reports.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         poll_until(&mut fds, until);
@@ -202,7 +200,7 @@ impl DiscoveryThread {
 
     /// Waits without reading from the sockets.
     fn rest(&self, until: Instant) -> Vec<ChannelId> {
-        poll_until(&mut [PollFd::new(&self.wake, PollFlags::IN)], until);
+        poll_until(&mut [self.wake.poll_fd()], until);
         Vec::new()
     }
 

@@ -16,12 +16,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
 use super::journal::Journal;
 use super::watch_table::WatchTable;
+use crate::concurrency::stop_signal::StopSignal;
 use crate::error::Error;
 use crate::model::{Name, RelPath, UnixTime};
 use crate::protocol::wire::{Change, Changes, ChangesRequest, Depth};
@@ -45,7 +46,7 @@ const GATHERED: Duration = Duration::from_millis(20);
 pub(crate) struct ShareWatch {
     inotify: OwnedFd,
     /// Readable once the thread has to end.
-    stop_signal: OwnedFd,
+    stop_signal: StopSignal,
     room: usize,
     /// This lock is held during inotify_add_watch(2) and while reading the events: a watch must be
     /// in the table before its first event is looked up there. Neither waits for a disk.
@@ -83,11 +84,10 @@ impl ShareWatch {
     pub(crate) fn with_room(look: &Look, room: usize) -> Result<Arc<Self>, Error> {
         let failed = |error: std::io::Error| Error::local("watching the share for changes", error);
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK);
-        let stop_signal = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let start = UnixTime::now().in_64_bits().cast_unsigned();
         let watch = Arc::new(Self {
             inotify: inotify.map_err(|errno| failed(errno.into()))?,
-            stop_signal: stop_signal.map_err(|errno| failed(errno.into()))?,
+            stop_signal: StopSignal::new().map_err(failed)?,
             room,
             state: Mutex::new(State {
                 journal: Journal::new(start),
@@ -241,8 +241,7 @@ impl ShareWatch {
     /// Ends the thread, and wakes those who wait on a thread.
     pub(crate) fn stop(&self) {
         self.state.lock().stopped = true;
-        // Fails only if the counter is full, and then it is readable, too.
-        let _ = rustix::io::write(&self.stop_signal, &1_u64.to_ne_bytes());
+        self.stop_signal.raise();
         self.changed.notify_all();
     }
 
@@ -377,7 +376,7 @@ fn run(watch: &Weak<ShareWatch>) {
         }
         let mut descriptors = vec![
             PollFd::new(&watch.inotify, PollFlags::IN),
-            PollFd::new(&watch.stop_signal, PollFlags::IN),
+            watch.stop_signal.poll_fd(),
         ];
         if let Some(mounts) = &mounts {
             descriptors.push(PollFd::new(mounts, PollFlags::PRI));
