@@ -599,14 +599,6 @@ fn idle_network_costs_little() {
 }
 
 #[test]
-#[ignore = "takes a gigabyte and some minutes"]
-fn idle_network_of_a_thousand_costs_little() {
-    let (sent, took) = idle(1000);
-    println!("{sent} B/s a node, a newcomer is known to all after {took:?}");
-    assert!(sent < 20_000 && took < seconds(30), "{sent} B/s, {took:?}");
-}
-
-#[test]
 fn guest_knows_when_nobody_is_missing() {
     let mut network = Network::new(11, |n| if n == 0 { vec![] } else { vec![0] });
     (0..10).for_each(|n| network.start(n));
