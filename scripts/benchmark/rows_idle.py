@@ -19,7 +19,7 @@ SECONDS = 60
 QUICK_SECONDS = 15
 
 # The network has settled when of two stretches that long the second sends nearly as much as the first.
-STRETCH = 30
+STRETCH = 60
 NEARLY = 0.9
 # So few bytes a second and node come and go by chance.
 CHANCE = 50

@@ -19,6 +19,8 @@ pub(crate) struct HashQueue {
 struct WaitingFile {
     wishes: Wishes,
     stopped: bool,
+    /// There is something to look at besides the wishes.
+    woken: bool,
 }
 
 impl std::fmt::Debug for HashQueue {
@@ -61,13 +63,21 @@ impl HashQueue {
         let mut state = self.state.lock();
         let now = Instant::now();
         let wish = state.wishes.next(now);
-        if wish.is_some() || wait.is_zero() || state.stopped {
+        let woken = std::mem::take(&mut state.woken);
+        if wish.is_some() || wait.is_zero() || state.stopped || woken {
             return wish;
         }
         let due = state.wishes.next_due();
         let wait = due.map_or(wait, |due| wait.min(due.saturating_duration_since(now)));
         self.more.wait_for(&mut state, wait);
+        state.woken = false;
         state.wishes.next(Instant::now())
+    }
+
+    /// Ends a wait for files, now or the next one: the share is another directory.
+    pub(crate) fn wake(&self) {
+        self.state.lock().woken = true;
+        self.more.notify_one();
     }
 
     /// Records the outcome of a wish.

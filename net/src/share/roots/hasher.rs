@@ -31,8 +31,9 @@ pub(crate) const MAX_HASHED: u64 = 256 << 30;
 /// The longest time for which a computed root is in memory only.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// How often the thread checks whether the share still exists.
-const IDLE: Duration = Duration::from_secs(5);
+/// How often the thread looks for memory to free. The share's keeper wakes it when the share is
+/// another directory.
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 * 1024;
@@ -91,7 +92,8 @@ impl Hasher {
             self.follow();
             let wait = match (self.survey.is_some(), self.news.is_empty()) {
                 (true, _) => Duration::ZERO,
-                (false, true) => IDLE,
+                (false, true) if self.unflushed.is_none() && self.chunk.is_empty() => IDLE,
+                (false, true) => FLUSH,
                 (false, false) => FIRST / 4,
             };
             let wish = self.wanted.next(wait);

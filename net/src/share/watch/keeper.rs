@@ -15,7 +15,7 @@ use crate::share::watch::inotify::ShareWatch;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How often it is looked up for the log and the status alone.
-const LONG_PAUSE: Duration = Duration::from_secs(3);
+const LONG_PAUSE: Duration = Duration::from_secs(5);
 
 /// The signals to the thread.
 #[derive(Debug, Default)]
@@ -77,12 +77,17 @@ pub(crate) fn start(share: &Arc<Share>) -> Result<(), Error> {
 }
 
 fn run(keeper: &KeeperThread, share: &Weak<Share>) {
+    let mut generation = None;
     while keeper.pause() {
         let Some(share) = share.upgrade() else { return };
         if let Some(watch) = &share.watch {
             keeper.note_use(watch);
         }
         share.look_after();
+        let current = Some(share.anchor.generation());
+        if std::mem::replace(&mut generation, current) != current {
+            share.wanted.wake();
+        }
     }
 }
 
