@@ -59,7 +59,12 @@ install_for_test() {
     install rsync=rsync git=git sqlite3=sqlite3 ip=iproute2 ss=iproute2 python3=python3 \
         nginx=nginx-light rclone=rclone restic=restic openssl=openssl diff=diffutils cmp=diffutils \
         find=findutils tar=tar ps=procps nsenter=util-linux setpriv=util-linux findmnt=util-linux \
-        umount=mount script=bsdutils gio=libglib2.0-bin
+        umount=mount script=bsdutils gio=libglib2.0-bin nft=nftables
+}
+
+# What a relay needs beside its program.
+install_for_relay() {
+    install cc=gcc /usr/include/stdlib.h=libc6-dev openssl=openssl ss=iproute2 timeout=coreutils
 }
 
 # The Rust toolchain is the one thing that is expected to be there.
@@ -85,4 +90,28 @@ build() {
     say "building (the first time takes a few minutes)"
     cargo build --quiet --manifest-path "$root/Cargo.toml" --target-dir "$root/target" \
         --release --locked --bins </dev/null || fail "the build failed"
+}
+
+# The relay is the stock one, so friends may run theirs from anywhere else as well.
+relay_version=1.4.1
+relay_program=$root/target/relay/bin/iroh-relay
+build_relay() {
+    ! relay_is_built || return 0
+    # Two that start at once build once.
+    mkdir -p "$root/target"
+    exec 9>"$root/target/relay.lock"
+    flock 9
+    if ! relay_is_built; then
+        say "building the relay (the first time takes a few minutes)"
+        local scratch=$root/target/relay-build
+        cargo install --quiet --locked --root "$root/target/relay" --target-dir "$scratch" \
+            --force --no-track --features server --bin iroh-relay "iroh-relay@$relay_version" \
+            </dev/null >&2 || fail "the relay could not be built"
+        rm -rf "$scratch"
+    fi
+    exec 9>&-
+}
+
+relay_is_built() {
+    [ "$("$relay_program" --version 2>/dev/null)" = "iroh-relay $relay_version" ]
 }
