@@ -25,6 +25,7 @@ mod liars;
 mod listing;
 mod many;
 mod moves;
+mod nat_lab;
 mod output;
 mod owner;
 mod owner_model;

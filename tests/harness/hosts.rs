@@ -11,12 +11,14 @@ use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::harness::process::sh;
+use rustix::process::Signal;
+
+use crate::harness::process::{sh, try_signal};
 
 /// Numbers the networks of this run.
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
-/// One host on a [`Network`].
+/// One host, of a [`Network`] or of a [`Lab`](super::nat::Lab).
 #[derive(Clone)]
 pub(crate) struct Host {
     namespace: String,
@@ -24,7 +26,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Returns its address on the bridge.
+    pub(super) fn new(namespace: String, address: Ipv4Addr) -> Self {
+        Self { namespace, address }
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Returns its address.
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.address
     }
@@ -49,16 +59,44 @@ impl Host {
         command
     }
 
+    /// Runs `work` in this host's network; a socket that it opens stays there.
+    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace));
+        let namespace = namespace.expect("its network");
+        // Only the new thread moves there.
+        let moved = move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).expect("move");
+            work()
+        };
+        std::thread::scope(|scope| scope.spawn(moved).join().expect("work on the host"))
+    }
+
     /// Listens on a free port of the host, for this process.
     pub(crate) fn listener(&self) -> TcpListener {
-        let namespace = File::open(format!("/run/netns/{}", self.namespace));
-        let (namespace, address) = (namespace.expect("its network"), self.address);
-        // Only this thread moves there; a socket that it opens stays there.
-        let bound = std::thread::spawn(move || {
-            rustix::thread::move_into_link_name_space(namespace.as_fd(), None).expect("move");
-            TcpListener::bind((address, 0)).expect("listen")
-        });
-        bound.join().expect("a listener")
+        self.enter(|| TcpListener::bind((self.address, 0)).expect("listen"))
+    }
+
+    /// Stops every process of the host, as a laptop that sleeps, until the result is dropped.
+    ///
+    /// Its kernel is awake: it still takes and answers packets for open sockets.
+    pub(crate) fn freeze(&self) -> Frozen {
+        let mut stopped = Vec::new();
+        // One that was not stopped yet may have started another.
+        loop {
+            let found = processes(&self.namespace);
+            let fresh: Vec<u32> = found
+                .into_iter()
+                .filter(|pid| !stopped.contains(pid))
+                .collect();
+            if fresh.is_empty() {
+                return Frozen { stopped };
+            }
+            for pid in fresh {
+                // It may have ended meanwhile.
+                let _ = try_signal(pid, Signal::STOP);
+                stopped.push(pid);
+            }
+        }
     }
 
     /// Returns true when a process of this host listens on `port`.
@@ -69,25 +107,80 @@ impl Host {
     }
 }
 
+/// Processes that stand still. They go on when this is dropped.
+pub(crate) struct Frozen {
+    stopped: Vec<u32>,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.stopped {
+            let _ = try_signal(*pid, Signal::CONT);
+        }
+    }
+}
+
+/// Returns the processes in the network of this name, but for this one.
+fn processes(namespace: &str) -> Vec<u32> {
+    let found = Command::new("ip")
+        .args(["netns", "pids", namespace])
+        .output();
+    let text = found.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let text = text.unwrap_or_default();
+    let pids = text.lines().filter_map(|line| line.trim().parse().ok());
+    pids.filter(|pid| *pid != std::process::id()).collect()
+}
+
+/// Network namespaces. Dropping them ends what still runs in them: of a shell that was killed, the
+/// children live on.
+pub(super) struct Namespaces {
+    names: Vec<String>,
+}
+
+impl Namespaces {
+    pub(super) fn new() -> Self {
+        Self { names: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, name: String) -> String {
+        ip(&["netns", "add", &name]);
+        self.names.push(name.clone());
+        ip(&["-n", &name, "link", "set", "lo", "up"]);
+        name
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.names {
+            for pid in processes(name) {
+                let _ = try_signal(pid, Signal::KILL);
+            }
+            let _ = Command::new("ip").args(["netns", "delete", name]).status();
+        }
+    }
+}
+
+/// Returns the beginning of the names of a network's namespaces.
+pub(super) fn fresh_id() -> String {
+    let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+    format!("tp{}x{number}", std::process::id())
+}
+
 /// A bridge with hosts on it. Dropping it removes everything.
 pub(crate) struct Network {
-    namespaces: Vec<String>,
+    bridge: String,
+    _namespaces: Namespaces,
     hosts: Vec<Host>,
 }
 
 impl Network {
     /// Creates a bridge and `count` hosts with addresses 10.204.0.1 and up.
     pub(crate) fn new(count: u8) -> Self {
-        let id = format!(
-            "tp{}x{}",
-            std::process::id(),
-            NETWORKS.fetch_add(1, Ordering::Relaxed)
-        );
-        let mut network = Self {
-            namespaces: Vec::new(),
-            hosts: Vec::new(),
-        };
-        let bridge = network.namespace(format!("{id}sw"));
+        let id = fresh_id();
+        let mut namespaces = Namespaces::new();
+        let mut hosts = Vec::new();
+        let bridge = namespaces.add(format!("{id}sw"));
         ip(&[
             "-n",
             &bridge,
@@ -101,19 +194,16 @@ impl Network {
         ]);
         ip(&["-n", &bridge, "link", "set", "br0", "up"]);
         for number in 1..=count {
-            let namespace = network.namespace(format!("{id}h{number}"));
+            let namespace = namespaces.add(format!("{id}h{number}"));
             let address = Ipv4Addr::new(10, 204, 0, number);
             plug_in(&bridge, &namespace, number, address);
-            network.hosts.push(Host { namespace, address });
+            hosts.push(Host { namespace, address });
         }
-        network
-    }
-
-    fn namespace(&mut self, name: String) -> String {
-        ip(&["netns", "add", &name]);
-        self.namespaces.push(name.clone());
-        ip(&["-n", &name, "link", "set", "lo", "up"]);
-        name
+        Self {
+            bridge,
+            _namespaces: namespaces,
+            hosts,
+        }
     }
 
     /// Returns the host with that number, from 0.
@@ -126,7 +216,7 @@ impl Network {
         let port = format!("port{}", index + 1);
         let shown = sh(
             "ip",
-            &["-n", &self.namespaces[0], "-s", "-j", "link", "show", &port],
+            &["-n", &self.bridge, "-s", "-j", "link", "show", &port],
         )
         .text();
         // The host's sent bytes are those received by its port of the bridge.
@@ -139,7 +229,7 @@ impl Network {
 
     /// Starts to watch the bridge.
     pub(crate) fn watch(&self) -> Watch {
-        Watch::new(&self.namespaces[0])
+        Watch::new(&self.bridge)
     }
 }
 
@@ -164,18 +254,8 @@ fn plug_in(bridge: &str, namespace: &str, number: u8, address: Ipv4Addr) {
     ip(&["-n", namespace, "route", "add", "default", "dev", "eth0"]);
 }
 
-fn ip(arguments: &[&str]) {
+pub(super) fn ip(arguments: &[&str]) {
     sh("ip", arguments);
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        for namespace in &self.namespaces {
-            let _ = Command::new("ip")
-                .args(["netns", "delete", namespace])
-                .status();
-        }
-    }
 }
 
 /// Prints one line per frame on the bridge: its destination if that is multicast or broadcast, then
