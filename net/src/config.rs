@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::model::Address;
+
 /// A lookup or listing ends within this time, with the answers so far.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -12,6 +14,18 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(15);
 
 /// TCP and TLS together must be established within this time.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The same through NATs: the relay may be on the other side of the world, and it takes part in
+/// several round trips.
+pub const REACH_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Returns the time for connecting to `address`.
+pub fn connect_deadline(address: &Address) -> Duration {
+    match address {
+        Address::Tcp(_) => CONNECT_DEADLINE,
+        Address::Reach(_) => REACH_DEADLINE,
+    }
+}
 
 /// The memory that windows share unless the user sets another limit.
 pub const DEFAULT_MEMORY: u64 = 128 << 20;

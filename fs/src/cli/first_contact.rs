@@ -11,7 +11,7 @@ use tinyp2p_net::config::Listen;
 use tinyp2p_net::error::Error;
 use tinyp2p_net::membership::Member;
 use tinyp2p_net::membership::reachable::is_local;
-use tinyp2p_net::model::{Address, DEFAULT_PORT};
+use tinyp2p_net::model::{Address, DEFAULT_PORT, TcpAddress};
 use tinyp2p_net::node::config::Config;
 
 use super::CommandFailure;
@@ -148,6 +148,28 @@ impl Joined {
         )
     }
 
+    /// Returns one line that says which relays are contacted, and what a friend types who is behind
+    /// another router. `None` if this node does not take part through NATs, or cannot be called.
+    pub(super) fn ticket(&self) -> Option<String> {
+        let ticket = self.node.ticket()?;
+        let relays: Vec<_> = ticket
+            .relays
+            .iter()
+            .map(|access| access.relay.host())
+            .collect();
+        let contacted = match relays[..] {
+            [] => "no relay is contacted".to_owned(),
+            ["n0"] => "the public relays of the iroh project (n0) are contacted".to_owned(),
+            _ => format!(
+                "{} contacted",
+                relays.join(" and ") + if relays.len() == 1 { " is" } else { " are" }
+            ),
+        };
+        Some(format!(
+            "{contacted}; friends anywhere join by: tinyp2p-mount PASSWORD MOUNTPOINT {ticket}"
+        ))
+    }
+
     /// Returns one line to send to a friend: the command that joins from another machine. `None` if
     /// no other machine can dial this node.
     pub(super) fn invitation(&self) -> Option<String> {
@@ -207,7 +229,7 @@ impl Joined {
 }
 
 /// Builds the command that joins. It never contains the password.
-fn invitation(addresses: &[Address]) -> Option<String> {
+fn invitation(addresses: &[TcpAddress]) -> Option<String> {
     let peers: Vec<String> = addresses.iter().map(peer_to_type).collect();
     let whose = if addresses.iter().all(|address| is_local(&address.host)) {
         "others on this network"
@@ -220,7 +242,7 @@ fn invitation(addresses: &[Address]) -> Option<String> {
 }
 
 /// Formats an address as a PEER argument, with the port if it has to be typed.
-fn peer_to_type(address: &Address) -> String {
+fn peer_to_type(address: &TcpAddress) -> String {
     match address.port {
         DEFAULT_PORT => address.host.clone(),
         _ => address.to_string(),
@@ -461,7 +483,7 @@ mod tests {
 
     #[test]
     fn an_invitation_is_the_command_to_type() {
-        let address = Address::new;
+        let address = TcpAddress::new;
         assert_eq!(invitation(&[]), None);
         assert_eq!(
             invitation(&[address("192.0.2.7", DEFAULT_PORT)]).unwrap(),
@@ -476,7 +498,7 @@ mod tests {
             address("2001:db8::1", DEFAULT_PORT),
             address("2001:db8::1", 9),
         ] {
-            let read: Address = peer_to_type(&typed).parse().unwrap();
+            let read: TcpAddress = peer_to_type(&typed).parse().unwrap();
             assert_eq!(read, typed);
         }
     }

@@ -55,21 +55,30 @@ impl<W: Write> Write for Harmless<W> {
     }
 }
 
+/// What others' code is not asked to log: fuser reports every reply that came too late for the kernel
+/// as an error, and iroh and its parts every connection that ends.
+const QUIET: &str = "fuser=off,iroh=off,noq=off,noq_proto=off,noq_udp=off,netwatch=off,net_report=off,\
+    hickory_resolver=off,n0_dns_resolver=off,reqwest=off,hyper_util=off";
+
 /// Checks `--log`, so that a mistake is reported before a background process exists.
 pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, CommandFailure> {
-    // fuser logs every reply that came too late for the kernel as an error.
     let directives = match (&options.log, options.verbose) {
         (Some(filter), _) => filter.as_str(),
         // Problems with peers at the start are printed as notices, so they are not repeated
         // on the same screen.
-        (None, 0) if options.log_file.is_none() => "warn,fuser=off,tinyp2p_net::membership=error",
-        (None, 0) => "warn,fuser=off",
-        (None, 1) => "info,fuser=off",
-        (None, 2) => "info,fuser=off,tinyp2p_fs=debug,tinyp2p_net=debug",
+        (None, 0) if options.log_file.is_none() => "warn,tinyp2p_net::membership=error",
+        (None, 0) => "warn",
+        (None, 1) => "info",
+        (None, 2) => "info,tinyp2p_fs=debug,tinyp2p_net=debug",
         (None, _) => "debug,tinyp2p_fs=trace,tinyp2p_net=trace",
     };
+    let quiet = options.log.is_none() && options.verbose < 3;
+    let directives = match quiet {
+        true => format!("{directives},{QUIET}"),
+        false => directives.to_owned(),
+    };
     EnvFilter::builder()
-        .parse(directives)
+        .parse(&directives)
         .map_err(|e| CommandFailure::usage(format!("--log '{directives}': {e}")))
 }
 

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use options::args::{Command, PasswordArgument, Tinyp2pArgs};
+use options::args::{Command, PasswordArgument, Tinyp2pArgs, join_reach};
 use options::password::PasswordSource;
 use output::say;
 
@@ -70,7 +70,7 @@ impl From<tinyp2p_net::Error> for CommandFailure {
 
 /// Runs `tinyp2p-mount`, from its arguments to its exit code.
 pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
-    let outcome = match options::mount_options::parse(&args) {
+    let outcome = match options::mount_options::parse(&join_reach(&args)) {
         Ok((parsed, options)) => secure("tinyp2p-mount", &args, &parsed.password)
             .and_then(|source| commands::mount::run(&args, parsed, options, source)),
         Err(error) => Err(usage_failure(&error, "tinyp2p-mount")),
@@ -80,7 +80,7 @@ pub fn tinyp2p_mount(args: Vec<OsString>) -> ExitCode {
 
 /// Runs `tinyp2p`, from its arguments to its exit code.
 pub fn tinyp2p(args: Vec<OsString>) -> ExitCode {
-    let outcome = match Tinyp2pArgs::try_parse_from(&args) {
+    let outcome = match Tinyp2pArgs::try_parse_from(join_reach(&args)) {
         Ok(parsed) => run(&args, parsed.command),
         Err(error) => Err(usage_failure(&error, "tinyp2p")),
     };
@@ -96,6 +96,7 @@ fn run(args: &[OsString], command: Command) -> Result<(), CommandFailure> {
         Command::Peers(join) => commands::peers::run(secure(&join.password)?, join),
         Command::Status(command) => commands::status::run(&command),
         Command::Info(command) => commands::info::run(&command),
+        Command::Invite(command) => commands::invite::run(&command),
         Command::Unmount(command) => commands::unmount::run(&command.mountpoint),
     }
 }

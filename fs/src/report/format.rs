@@ -3,6 +3,7 @@
 use bytesize::ByteSize;
 use time::OffsetDateTime;
 use tinyp2p_net::model::escaped;
+use tinyp2p_net::stats::status::{RouteKind, RouteStatus};
 
 /// Formats a number of bytes in the largest unit that it fills.
 pub(crate) fn size(bytes: u64) -> String {
@@ -41,6 +42,30 @@ pub(super) fn moment(nanoseconds: i128) -> String {
     let (hour, minute, second) = moment.to_hms();
     let month = u8::from(month);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Says how a member is reached, after its address.
+pub(super) fn route(route: &RouteStatus) -> String {
+    let mut text = match (route.kind, &route.relay) {
+        (RouteKind::Tcp, _) => " tcp".to_owned(),
+        (RouteKind::Direct, _) => " direct".to_owned(),
+        (RouteKind::Relayed, host) => {
+            let host = host.as_deref().unwrap_or_default();
+            format!(" relayed by {}", shown(host))
+        }
+    };
+    if let Some(microseconds) = route.round_trip_us {
+        text += &match microseconds {
+            0..1000 => format!(", {microseconds} us"),
+            _ => format!(", {} ms", microseconds / 1000),
+        };
+    }
+    for (bytes, how) in [(route.direct, "direct"), (route.relayed, "relayed")] {
+        if bytes > 0 {
+            text += &format!(", {} {how}", size(bytes));
+        }
+    }
+    text
 }
 
 /// Escapes text that others influence, so that it cannot drive a terminal or start a new line.

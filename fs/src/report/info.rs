@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use tinyp2p_net::model::escaped;
 
-use super::format::{exact_size, moment, shown};
+use tinyp2p_net::stats::status::RouteStatus;
+
+use super::format::{exact_size, moment, route, shown};
 
 /// Limit on the value, below the kernel's limit of 64 KiB for an extended attribute.
 pub const MAX_VALUE_BYTES: usize = 60 << 10;
@@ -42,6 +44,8 @@ pub struct InfoHolder {
     pub peer_id: String,
     /// Where it was last reached; `None` for this node itself.
     pub address: Option<String>,
+    /// How it is reached now; `None` while it is not, and for this node itself.
+    pub route: Option<RouteStatus>,
 }
 
 impl Info {
@@ -79,7 +83,8 @@ impl Info {
             let id: String = shown(&holder.peer_id).chars().take(8).collect();
             let address = holder.address.as_deref().map_or("-".to_owned(), shown);
             let name = shown(&holder.name);
-            lines.push(format!("  {label:9} {name:width$}  {id}  {address}"));
+            let route = holder.route.as_ref().map_or_else(String::new, route);
+            lines.push(format!("  {label:9} {name:width$}  {id}  {address}{route}"));
         }
         for (title, names) in [
             ("conflicts", &self.conflicts),
@@ -103,6 +108,7 @@ mod tests {
         let holder = |name: &str, address: Option<&str>| InfoHolder {
             name: name.into(),
             peer_id: "abcdefghijkl".into(),
+            route: None,
             address: address.map(str::to_owned),
         };
         Info {

@@ -6,9 +6,9 @@ use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, Status};
+use tinyp2p_net::stats::status::{LegacyStatus, MemberStatus, Presence, ReachStatus, Status};
 
-use super::format::{duration, shown, size};
+use super::format::{duration, route, shown, size};
 
 /// The directories that a node uses on this machine.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -126,6 +126,9 @@ impl NodeReport {
                 called(legacy)
             )?;
         }
+        if let Some(reach) = &status.reach {
+            writeln!(out, "  reach    {}", place(reach))?;
+        }
         if status.members.is_empty() {
             writeln!(out, "  members  none yet")?;
         } else {
@@ -161,6 +164,9 @@ fn write_member(out: &mut String, member: &MemberStatus, width: usize) -> fmt::R
         duration(member.state_seconds),
         member.address.as_deref().map_or("-".into(), shown),
     )?;
+    if let Some(way) = &member.route {
+        out.push_str(&route(way));
+    }
     if member.received > 0 {
         write!(out, "  received {}", size(member.received))?;
     }
@@ -185,6 +191,23 @@ fn write_member(out: &mut String, member: &MemberStatus, width: usize) -> fmt::R
         0 => Ok(()),
         more => writeln!(out, "      sent wrong bytes {more} more times"),
     }
+}
+
+/// Says how the node takes part through NATs.
+fn place(reach: &ReachStatus) -> String {
+    let relay = match (&reach.relay, &reach.problem) {
+        (Some(host), _) => format!("by {}", shown(host)),
+        (None, Some(why)) => format!("no relay answers ({})", shown(why)),
+        (None, None) => "without a relay".to_owned(),
+    };
+    let udp = match (reach.udp, reach.symmetric_nat) {
+        (Some(false), _) => "; no UDP gets out, so that everything is relayed",
+        (_, Some(true)) => {
+            "; this router's NAT gives every destination another port, so that most is relayed"
+        }
+        _ => "",
+    };
+    relay + udp
 }
 
 /// Says how programs of 2004 can reach the node, and which of them it knows.
@@ -224,7 +247,9 @@ fn short(peer_id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use tinyp2p_net::model::text::HOSTILE;
-    use tinyp2p_net::stats::status::{Blame, CacheStatus, MemoryStatus, Unreadable};
+    use tinyp2p_net::stats::status::{
+        Blame, CacheStatus, MemoryStatus, RouteKind, RouteStatus, Unreadable,
+    };
 
     use super::*;
 
@@ -236,6 +261,11 @@ mod tests {
         let member = MemberStatus {
             name: hostile.clone(),
             address: Some(hostile.clone()),
+            route: Some(RouteStatus {
+                kind: RouteKind::Relayed,
+                relay: Some(hostile.clone()),
+                ..RouteStatus::default()
+            }),
             last_error: Some(hostile.clone()),
             blamed: vec![Blame {
                 path: hostile.clone(),
@@ -249,6 +279,10 @@ mod tests {
             path: hostile.clone(),
             problem: hostile.clone(),
             seconds: 1,
+        });
+        report.status.reach = Some(ReachStatus {
+            problem: Some(hostile.clone()),
+            ..ReachStatus::default()
         });
         report.status.legacy = Some(LegacyStatus {
             urls: vec![hostile.clone()],
@@ -269,6 +303,13 @@ mod tests {
             state_seconds: 61,
             received: 3 << 20,
             rate: 1024,
+            route: Some(RouteStatus {
+                kind: RouteKind::Relayed,
+                relay: Some("relay.example".into()),
+                round_trip_us: Some(40_000),
+                relayed: 1 << 20,
+                direct: 1 << 10,
+            }),
             ..MemberStatus::default()
         };
         let absent = MemberStatus {
@@ -290,6 +331,12 @@ mod tests {
             ..MemberStatus::default()
         };
         let status = Status {
+            reach: Some(ReachStatus {
+                ticket: Some("tinyp2p:abc".into()),
+                relay: Some("relay.example".into()),
+                symmetric_nat: Some(true),
+                ..ReachStatus::default()
+            }),
             name: "box".into(),
             peer_id: "yzyzyzyzyzyz".into(),
             port: 15204,
@@ -345,8 +392,9 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
   memory   0 B of 128.0 MiB
   cache    1.0 MiB of 1.0 GiB in /cache
   legacy   not safe from eavesdroppers: speaks the protocol of 2004 as http://box:15204, with http://old:80
+  reach    by relay.example; this router's NAT gives every destination another port, so that most is relayed
   members  1 present, 1 absent
-    ann   abcdefgh  present 1 min 1 s  10.0.0.1:15204  received 3.0 MiB, 1.0 KiB/s now
+    ann   abcdefgh  present 1 min 1 s  10.0.0.1:15204 relayed by relay.example, 40 ms, 1.0 KiB direct, 1.0 MiB relayed  received 3.0 MiB, 1.0 KiB/s now
     liar  mnopqrst  absent  0 s  -
       last error, 1 h 0 min ago: it\\nlied
       sent wrong bytes of d/once\\u{1b}[2J
@@ -412,6 +460,7 @@ box (node yzyzyzyz, pid 7, port 15204, up 1 d 1 h)
     fn the_fields_are_those_in_semantics_md() {
         let mut report = report();
         report.status.members.reverse();
+        report.status.members[0].route = Some(RouteStatus::default());
         let value = serde_json::to_value(&report).unwrap();
         let mut ours = Vec::new();
         fields(&value, "", &mut ours);

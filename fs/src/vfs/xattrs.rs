@@ -53,8 +53,8 @@ impl Filesystem {
     fn info(&self, number: u64, inode: &Inode, wait: Wait) -> Result<Info, Error> {
         let (conflicts, comparing) = self.conflicts(inode, wait)?;
         let status = self.network.status().members.into_iter();
-        let mut addresses: HashMap<String, Option<String>> = status
-            .map(|member| (member.peer_id, member.address))
+        let mut places: HashMap<String, _> = status
+            .map(|member| (member.peer_id, (member.address, member.route)))
             .collect();
         let mut members: Vec<_> = inode.sources.iter().map(|s| (*s.member).clone()).collect();
         if number == ROOT {
@@ -63,9 +63,11 @@ impl Filesystem {
         }
         let sources = members.into_iter().map(|member| {
             let peer_id = member.id.to_string();
+            let (address, route) = places.remove(&peer_id).unwrap_or_default();
             InfoHolder {
                 name: member.name.to_string(),
-                address: addresses.remove(&peer_id).flatten(),
+                address,
+                route,
                 peer_id,
             }
         });

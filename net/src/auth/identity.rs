@@ -13,12 +13,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aws_lc_rs::encoding::{AsBigEndian, Curve25519SeedBin};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use hmac::{Hmac, KeyInit, Mac};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustls::crypto::aws_lc_rs::sign::any_eddsa_type;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::spki::spki;
@@ -30,6 +33,9 @@ const STATE_OPTION: &str = "--state-dir";
 
 const FILE_NAME: &str = "identity.pkcs8";
 
+/// What the seed of the endpoint's key is told apart by.
+const ENDPOINT_LABEL: &[u8] = b"tinyp2p-reach-1";
+
 /// The maximum file size. An Ed25519 key in PKCS#8 takes 48 or 85 bytes; a larger file
 /// is something else.
 const MAX_FILE_BYTES: u64 = 256;
@@ -38,6 +44,8 @@ const MAX_FILE_BYTES: u64 = 256;
 pub struct Identity {
     id: PeerId,
     key: Arc<dyn SigningKey>,
+    /// What the key of this node's endpoint is made of.
+    endpoint_seed: Zeroizing<[u8; 32]>,
     /// Holds the lock on the file for the life of this value; `None` for a key in memory only.
     _file: Option<File>,
 }
@@ -72,6 +80,12 @@ impl Identity {
         self.id
     }
 
+    /// Returns the seed of the key by which relays know this node. It is another one, as strangers
+    /// in every local network see the peer id, and whoever knows an endpoint can call it for ever.
+    pub fn endpoint_seed(&self) -> &[u8; 32] {
+        &self.endpoint_seed
+    }
+
     /// Returns the key as rustls presents it: a bare public key in place of a
     /// certificate (RFC 7250).
     pub(super) fn certified_key(&self) -> Arc<CertifiedKey> {
@@ -87,6 +101,7 @@ impl Identity {
         Some(Self {
             id: PeerId::from_bytes(public),
             key: any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8)).ok()?,
+            endpoint_seed: endpoint_seed(&pair)?,
             _file: file,
         })
     }
@@ -96,6 +111,13 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identity({:?})", self.id)
     }
+}
+
+fn endpoint_seed(pair: &Ed25519KeyPair) -> Option<Zeroizing<[u8; 32]>> {
+    let seed: Curve25519SeedBin<'_> = pair.seed().ok()?.as_be_bytes().ok()?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(seed.as_ref()).ok()?;
+    mac.update(ENDPOINT_LABEL);
+    Some(Zeroizing::new(mac.finalize().into_bytes().into()))
 }
 
 fn generate() -> Result<Zeroizing<Vec<u8>>, Error> {

@@ -35,6 +35,7 @@ use crate::protocol::wire::{
     self, BatchAnswer, BatchItem, Fault, FaultCode, Request, Response, ResponseError,
 };
 use crate::transport::dial::Dial;
+use crate::transport::route::RouteState;
 use crate::transport::tls_link::TlsLink;
 use exchange::dial;
 
@@ -332,6 +333,15 @@ impl Peer for HttpPeer {
         let (target, tag) = (format!("/content/{root}"), format!("\"{root}\""));
         let beginning = |part: ByteRange| part.start == range.start && part.end <= range.end;
         self.get(&target, &tag, range, deadline, &beginning)
+    }
+
+    fn route(&self) -> Option<RouteState> {
+        let state = self.client.dialer.route(&self.address())?;
+        let round_trip = state.round_trip.or_else(|| self.distance());
+        Some(RouteState {
+            round_trip,
+            ..state
+        })
     }
 
     fn distance(&self) -> Option<Duration> {

@@ -20,7 +20,7 @@ use super::{Legacy, Url};
 use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::membership::MemberHealth;
-use crate::membership::address::reach;
+use crate::membership::address::scope;
 use crate::membership::source::{MemberSource, SourceMember};
 use crate::model::{Address, PeerId, escaped};
 use crate::peer::{Peer, Whole};
@@ -141,6 +141,7 @@ impl MemberSource for LegacyServers {
             is_present: server.presence == ServerPresence::Present,
             since: server.since,
             trouble: server.trouble.clone(),
+            route: None,
         };
         known.map(standing).collect()
     }
@@ -384,11 +385,11 @@ impl LegacyRoster {
 
     /// Takes in the servers `mentioned` by the server at `source`.
     fn learn(&self, source: &Url, mentioned: Vec<String>) {
-        let (now, reach) = (Instant::now(), reach(&source.address()));
+        let (now, scope) = (Instant::now(), scope(&source.address()));
         for text in mentioned.into_iter().take(MAX_MENTIONED) {
             match text.parse() {
                 Ok(url) => {
-                    self.legacy.learn(url, reach, now);
+                    self.legacy.learn(url, scope, now);
                 }
                 Err(_) => tracing::debug!(
                     server = place(source),

@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::membership::address::{Reach, canonical, is_of_use_to, reach};
+use crate::membership::address::{Scope, canonical, is_of_use_to, scope};
 
 pub use known::KnownServers;
 pub use token::TokenKey;
@@ -78,12 +78,12 @@ impl Legacy {
     /// [`KnownServers::learn`]. Returns false also for URLs that cannot be meant there: addresses
     /// that cannot be dialled, other spellings of addresses, and those of this host when
     /// mentioned from another.
-    pub(crate) fn learn(&self, url: Url, source: Reach, now: Instant) -> bool {
+    pub(crate) fn learn(&self, url: Url, source: Scope, now: Instant) -> bool {
         is_of_use(&url, source) && self.known().learn(url, now)
     }
 
     /// Returns the servers that are meaningful to a node within `viewer`.
-    pub(crate) fn useful_to(&self, viewer: Reach) -> Vec<Url> {
+    pub(crate) fn useful_to(&self, viewer: Scope) -> Vec<Url> {
         let mut all = self.all();
         all.retain(|url| is_of_use(url, viewer));
         all
@@ -91,7 +91,7 @@ impl Legacy {
 
     /// Returns the URL to announce to the server at `url` for this node.
     pub(crate) fn own_for(&self, url: &Url) -> Option<Url> {
-        let viewer = reach(&url.address());
+        let viewer = scope(&url.address());
         self.own().into_iter().find(|own| is_of_use(own, viewer))
     }
 
@@ -106,14 +106,14 @@ impl Legacy {
     }
 }
 
-fn is_of_use(url: &Url, viewer: Reach) -> bool {
+fn is_of_use(url: &Url, viewer: Scope) -> bool {
     canonical(&url.address()).is_some_and(|address| is_of_use_to(&address, viewer))
 }
 
 /// Returns the URLs of a node that listens on `port`: at the address that it advertises, at the
 /// only one that it listens on, and under its host's name.
 pub(crate) fn own_urls(
-    advertised: Option<&crate::model::Address>,
+    advertised: Option<&crate::model::TcpAddress>,
     only: Option<IpAddr>,
     host: &str,
     port: u16,
@@ -138,7 +138,7 @@ mod tests {
         let now = Instant::now();
         let learns = |text: &str, teller: &str| {
             let legacy = Legacy::new(TokenKey::new(b"pw"), Vec::new());
-            legacy.learn(text.parse().unwrap(), reach(&Address::new(teller, 1)), now)
+            legacy.learn(text.parse().unwrap(), scope(&Address::new(teller, 1)), now)
         };
         for nowhere in [
             "http://0.0.0.0:1",
@@ -184,7 +184,7 @@ mod tests {
     fn first_advertised_url_names_the_node() {
         let ip = Some("10.0.0.1".parse().unwrap());
         let shown = |urls: Vec<Url>| urls.iter().map(Url::to_string).collect::<Vec<_>>();
-        let advertised = Address::new("box.example", 80);
+        let advertised = crate::model::TcpAddress::new("box.example", 80);
         let all = shown(own_urls(Some(&advertised), ip, "box", 7));
         assert_eq!(
             all,

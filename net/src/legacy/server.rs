@@ -14,7 +14,7 @@ use super::known::MAX_MENTIONED;
 use super::wire::{self, Form, MAX_CALL_BYTES, MAX_LISTED, Operation, Survey};
 use super::{Legacy, NODE_FIELD, Url};
 use crate::content::read_full::read_full;
-use crate::membership::address::{Reach, reach_of_ip};
+use crate::membership::address::{Scope, scope_of_ip};
 use crate::model::{Name, PeerId, RelPath};
 use crate::service::plaintext::{
     DocumentStream, PlaintextAnswer, PlaintextCall, PlaintextProtocol,
@@ -92,8 +92,8 @@ impl PlaintextCall for AcceptedCall {
     fn answer(&self, share: Option<&Share>, remote: IpAddr, now: Instant) -> PlaintextAnswer {
         match &self.operation {
             Operation::Servers(urls) => {
-                let reach = reach_of_ip(remote);
-                let servers = self.legacy.servers(urls, &self.called, reach, now);
+                let scope = scope_of_ip(remote);
+                let servers = self.legacy.servers(urls, &self.called, scope, now);
                 PlaintextAnswer::Document(servers)
             }
             Operation::Names(pattern) => PlaintextAnswer::Document(names(share, pattern)),
@@ -106,20 +106,20 @@ impl PlaintextCall for AcceptedCall {
 }
 
 impl Legacy {
-    /// Learns of servers, and lists all that are meaningful to a caller within `reach`: this one by
+    /// Learns of servers, and lists all that are meaningful to a caller within `scope`: this one by
     /// the URL by which it was called.
-    fn servers(&self, mentioned: &[Vec<u8>], called: &Url, reach: Reach, now: Instant) -> Vec<u8> {
+    fn servers(&self, mentioned: &[Vec<u8>], called: &Url, scope: Scope, now: Instant) -> Vec<u8> {
         for url in mentioned.iter().take(MAX_MENTIONED) {
             let url = std::str::from_utf8(url)
                 .ok()
                 .and_then(|url| url.parse().ok());
             if let Some(url) = url.filter(|url| url != called)
-                && self.learn(Url::clone(&url), reach, now)
+                && self.learn(Url::clone(&url), scope, now)
             {
                 tracing::info!(%url, "told of a server of 2004");
             }
         }
-        let others = self.useful_to(reach);
+        let others = self.useful_to(scope);
         let urls = [called].into_iter().chain(&others);
         wire::encode_servers(urls.map(Url::as_str))
     }

@@ -119,7 +119,7 @@ impl Twin {
     /// Stops answering any caller.
     pub(super) fn stop(&self) {
         self.state.stopped.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect((self.url.host(), self.url.address().port));
+        let _ = TcpStream::connect((self.url.host(), self.url.port()));
     }
 }
 

@@ -6,11 +6,12 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::model::Address;
+use crate::model::CallSource;
+use crate::model::{Address, TcpAddress};
 
 /// How far an address denotes the same host, from narrow to wide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Reach {
+pub(crate) enum Scope {
     /// On this host only.
     Loopback,
     /// On one link only.
@@ -24,6 +25,15 @@ pub(crate) enum Reach {
 /// (RFC 4007, section 11), and host names that end in a number, which resolvers read as
 /// other spellings of IPv4.
 pub(crate) fn canonical(address: &Address) -> Option<Address> {
+    match address {
+        Address::Tcp(address) => canonical_tcp(address).map(Address::Tcp),
+        // Its parts have one spelling each.
+        Address::Reach(_) => Some(address.clone()),
+    }
+}
+
+/// Returns the canonical form of the address of a TCP port; see [`canonical`].
+pub(crate) fn canonical_tcp(address: &TcpAddress) -> Option<TcpAddress> {
     if address.port == 0 {
         return None;
     }
@@ -34,7 +44,7 @@ pub(crate) fn canonical(address: &Address) -> Option<Address> {
             Err(_) => name(&address.host)?,
         },
     };
-    Some(Address::new(host, address.port))
+    Some(TcpAddress::new(host, address.port))
 }
 
 fn zoned(ip: Ipv6Addr, zone: &str) -> Option<String> {
@@ -63,36 +73,51 @@ fn name(host: &str) -> Option<String> {
 }
 
 /// Returns how far an address, in canonical form, can be passed on.
-pub(crate) fn reach(address: &Address) -> Reach {
-    if address.host.contains('%') {
-        return Reach::Link;
+pub(crate) fn scope(address: &Address) -> Scope {
+    let Some(TcpAddress { host, .. }) = address.as_tcp() else {
+        return Scope::Wide;
+    };
+    if has_zone(address) {
+        return Scope::Link;
     }
-    match address.host.parse() {
-        Ok(ip) => reach_of_ip(ip),
-        Err(_) if address.host == "localhost" || address.host.ends_with(".localhost") => {
-            Reach::Loopback
-        }
-        Err(_) => Reach::Wide,
+    match host.parse() {
+        Ok(ip) => scope_of_ip(ip),
+        Err(_) if host == "localhost" || host.ends_with(".localhost") => Scope::Loopback,
+        Err(_) => Scope::Wide,
     }
 }
 
-/// Returns the reach of the source of an incoming call.
-pub(crate) fn reach_of_ip(ip: IpAddr) -> Reach {
+/// Returns true for an address with a zone: the name of an interface of this host (RFC 4007).
+pub(crate) fn has_zone(address: &Address) -> bool {
+    let tcp = address.as_tcp();
+    tcp.is_some_and(|address| address.host.contains('%'))
+}
+
+/// Returns the scope of the source of an incoming call.
+pub(crate) fn scope_of_ip(ip: IpAddr) -> Scope {
     let (loopback, link) = match ip.to_canonical() {
         IpAddr::V4(v4) => (v4.is_loopback(), v4.is_link_local()),
         IpAddr::V6(v6) => (v6.is_loopback(), v6.is_unicast_link_local()),
     };
     match (loopback, link) {
-        (true, _) => Reach::Loopback,
-        (_, true) => Reach::Link,
-        _ => Reach::Wide,
+        (true, _) => Scope::Loopback,
+        (_, true) => Scope::Link,
+        _ => Scope::Wide,
+    }
+}
+
+/// Returns the scope of the source of an incoming call through whatever way.
+pub(crate) fn scope_of_source(source: CallSource) -> Scope {
+    match source {
+        CallSource::Tcp(ip) => scope_of_ip(ip),
+        CallSource::Reach(_) | CallSource::Member(_) => Scope::Wide,
     }
 }
 
 /// Returns true when `address` denotes the same host to a member that is seen within `viewer`. A
 /// zone is the name of an interface of this host and means nothing on another.
-pub(crate) fn is_of_use_to(address: &Address, viewer: Reach) -> bool {
-    !address.host.contains('%') && reach(address) >= viewer
+pub(crate) fn is_of_use_to(address: &Address, viewer: Scope) -> bool {
+    !has_zone(address) && scope(address) >= viewer
 }
 
 /// Returns the address at which a caller that listens on `port` can be dialled, from the source
@@ -107,7 +132,7 @@ mod tests {
     use super::*;
 
     fn spelled(host: &str) -> Option<String> {
-        canonical(&Address::new(host, 7)).map(|address| address.host)
+        canonical_tcp(&TcpAddress::new(host, 7)).map(|address| address.host)
     }
 
     #[test]
@@ -156,7 +181,7 @@ mod tests {
         let told = |host: &str, viewer: &str| {
             is_of_use_to(
                 &canonical(&Address::new(host, 7)).unwrap(),
-                reach_of_ip(viewer.parse().unwrap()),
+                scope_of_ip(viewer.parse().unwrap()),
             )
         };
         assert!(told("127.0.0.1", "::1"));

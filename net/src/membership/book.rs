@@ -28,6 +28,9 @@ const FAIR_SHARE: usize = MemberRecord::MAX_ADDRESSES;
 /// The minimum time between tries of two addresses of one member (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
+/// The time for which a member is tried by TCP before it is tried through NATs.
+const HEAD_START: Duration = Duration::from_millis(500);
+
 /// An address that nobody has mentioned for this long is forgotten.
 const UNHEARD: Duration = Duration::from_secs(3600);
 
@@ -115,11 +118,23 @@ impl Book {
                     candidate.delay(last + STAGGER);
                 }
             }
+            if let Some(id) = claim.owner()
+                && address.as_reach().is_some()
+                && self.has_tcp(id)
+            {
+                candidate.delay(now + HEAD_START);
+            }
             self.entries.insert(address.clone(), candidate);
         }
         if is_source {
             self.change(address, Candidate::note_source);
         }
+    }
+
+    /// Returns true if some address of `id` is that of a TCP port.
+    fn has_tcp(&self, id: PeerId) -> bool {
+        self.owned_by(id)
+            .any(|(address, _)| address.as_tcp().is_some())
     }
 
     fn owned_by(&self, id: PeerId) -> impl Iterator<Item = (&Address, &Candidate)> {
@@ -243,11 +258,16 @@ impl Book {
             c.belief.owner()
         });
         if let Some(owner @ Some(_)) = owner {
-            let siblings = self
-                .entries
-                .values_mut()
-                .filter(|c| c.belief.owner() == owner);
-            siblings.for_each(|c| c.delay(now + STAGGER));
+            let is_tcp = address.as_tcp().is_some();
+            let siblings = self.entries.iter_mut();
+            for (other, candidate) in siblings.filter(|(_, c)| c.belief.owner() == owner) {
+                match other {
+                    Address::Reach(_) if is_tcp => candidate.delay(now + HEAD_START),
+                    // It may take long, and TCP is better.
+                    Address::Tcp(_) if !is_tcp => {}
+                    _ => candidate.delay(now + STAGGER),
+                }
+            }
         }
     }
 
@@ -307,9 +327,13 @@ impl Book {
 
     /// Makes the addresses that `id` itself claimed due at once, as it has left where it was.
     pub(crate) fn seek(&mut self, id: PeerId, now: Instant) {
-        for candidate in self.entries.values_mut() {
+        let has_tcp = self.has_tcp(id);
+        for (address, candidate) in &mut self.entries {
             if candidate.belief.owner() == Some(id) && candidate.belief.is_first_hand() {
                 candidate.summon(now);
+                if has_tcp && address.as_reach().is_some() {
+                    candidate.delay(now + HEAD_START);
+                }
             }
         }
     }

@@ -14,13 +14,13 @@ use super::exchange;
 use super::table::{MembershipEvent, Verdict, WORKERS, WorkerTask};
 use super::{Members, MembersState, WakeTime};
 use crate::auth::AddressSource;
-use crate::config::CONNECT_DEADLINE;
+use crate::config::connect_deadline;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 use crate::peer::Peer;
 use crate::protocol::wire::{Hello, Request, Response};
 
-/// Connecting takes at most [`CONNECT_DEADLINE`]; pairing, if needed, may take this much longer.
+/// Connecting takes at most [`connect_deadline`]; pairing, if needed, may take this much longer.
 const PAIRING: Duration = Duration::from_secs(5);
 
 /// A member that was just connected must answer its first hello within this time.
@@ -118,7 +118,7 @@ impl Members {
     }
 
     fn dial(&self, address: &Address, expected: Option<PeerId>, source: AddressSource) {
-        let deadline = Instant::now() + CONNECT_DEADLINE + PAIRING;
+        let deadline = Instant::now() + connect_deadline(address) + PAIRING;
         let reached = self
             .connect
             .connect(address, expected, source, deadline)
@@ -194,8 +194,8 @@ impl Members {
         let ours = {
             let mut state = self.state.lock();
             let introduction = self.introduction(&state);
-            let (callee, reach) = (connection.id(), address::reach(address));
-            introduction.call(&mut state.table, callee, reach, Instant::now())
+            let (callee, scope) = (connection.id(), address::scope(address));
+            introduction.call(&mut state.table, callee, scope, Instant::now())
         };
         let was_asked = ours.known.is_some();
         let who = || address.to_string();

@@ -15,6 +15,9 @@ pub(super) fn report(events: Vec<MembershipEvent>) {
             MembershipEvent::Back(id, name, address) => {
                 tracing::info!("{name} ({id:?}) is back, at {address}");
             }
+            MembershipEvent::Rerouted(id, name, address) => {
+                tracing::info!("{name} ({id:?}) is reached at {address} from now on");
+            }
             MembershipEvent::Away(id, name, error) => {
                 tracing::info!("{name} ({id:?}) is away: {error}");
             }

@@ -4,15 +4,15 @@
 //! about the sender are believed as far as the sender can know them; those about others are hearsay
 //! (see [`super::book`]). It never admits anybody: each pair of members runs its own pairing.
 
-use std::net::IpAddr;
 use std::time::Instant;
 
 use super::address;
-use super::address::{Reach, canonical, is_of_use_to};
+use super::address::{Scope, canonical, is_of_use_to};
 use super::book::MAX_UNPROVEN;
 use super::candidate::AddressOrigin;
 use super::table::{AddressBlock, MemberTable, Selection};
-use crate::model::{Address, PeerId};
+use crate::model::CallSource;
+use crate::model::{Address, PeerId, ReachAddress, TcpAddress};
 use crate::protocol::wire::{Hello, MemberRecord};
 
 /// How this node introduces itself.
@@ -23,36 +23,38 @@ pub(crate) struct Introduction {
     /// This node's own name for itself.
     pub(crate) name: String,
     /// The address that the user wants others to dial; `None` leaves it to what they see.
-    pub(crate) advertise: Option<Address>,
+    pub(crate) advertise: Option<TcpAddress>,
+    /// Where others find it through NATs, if they can.
+    pub(crate) reach: Option<ReachAddress>,
     /// The port that it listens on; 0 when it does not.
     pub(crate) port: u16,
 }
 
 impl Introduction {
-    /// Returns the hello with which to call `callee`, which is seen within `reach`.
+    /// Returns the hello with which to call `callee`, which is seen within `scope`.
     pub(crate) fn call(
         &self,
         table: &mut MemberTable,
         callee: PeerId,
-        reach: Reach,
+        scope: Scope,
         now: Instant,
     ) -> Hello {
         let (digest, known, newcomers) = table.telling(callee, now);
         Hello {
             digest: Some(digest),
             known,
-            ..self.hello(table.records(newcomers, callee, reach, now))
+            ..self.hello(table.records(newcomers, callee, scope, now))
         }
     }
 
     /// Returns the hello that answers `theirs`, with which `caller` called, which is seen
-    /// within `reach`.
+    /// within `scope`.
     pub(crate) fn answer(
         &self,
         table: &MemberTable,
         caller: PeerId,
         theirs: &Hello,
-        reach: Reach,
+        scope: Scope,
         now: Instant,
     ) -> Hello {
         let asked_for = match (&theirs.known, theirs.digest) {
@@ -60,11 +62,17 @@ impl Introduction {
             (None, None) => Some(Selection::All),
             (None, Some(_)) => None,
         };
-        let members = asked_for.map(|asked_for| table.records(asked_for, caller, reach, now));
+        let members = asked_for.map(|asked_for| table.records(asked_for, caller, scope, now));
         Hello {
             digest: Some(table.digest(now)),
             ..self.hello(members.unwrap_or_default())
         }
+    }
+
+    fn addresses(&self) -> Vec<Address> {
+        let advertised = self.advertise.iter().cloned().map(Address::Tcp);
+        let reach = self.reach.iter().cloned().map(Address::Reach);
+        advertised.chain(reach).collect()
     }
 
     fn hello(&self, members: Vec<MemberRecord>) -> Hello {
@@ -73,7 +81,7 @@ impl Introduction {
             sender: MemberRecord {
                 id: self.id,
                 name: self.name.clone(),
-                addresses: self.advertise.iter().cloned().collect(),
+                addresses: self.addresses(),
             },
             port: self.port,
             members,
@@ -83,27 +91,31 @@ impl Introduction {
     }
 }
 
-/// Takes in `theirs`, which the authenticated member `caller` sent from `remote`.
+/// Takes in `theirs`, which the authenticated member `caller` sent from `source`.
 pub(crate) fn called(
     table: &mut MemberTable,
     caller: PeerId,
-    remote: IpAddr,
+    source: CallSource,
     theirs: &Hello,
     now: Instant,
 ) {
     if theirs.sender.id != caller || caller == table.me() {
         return;
     }
-    let reach = address::reach_of_ip(remote);
-    let mut addresses = usable(&theirs.sender.addresses, reach);
-    if theirs.port == 0 {
-        addresses.clear();
-    } else if theirs.sender.addresses.is_empty() {
-        addresses.extend(address::observed(remote, theirs.port));
+    let scope = address::scope_of_source(source);
+    let mut addresses = usable(&theirs.sender.addresses, scope);
+    let names_port = theirs.sender.addresses.iter().any(|a| a.as_tcp().is_some());
+    match source {
+        _ if theirs.port == 0 => addresses.clear(),
+        CallSource::Tcp(remote) if !names_port => {
+            addresses.extend(address::observed(remote, theirs.port));
+        }
+        // Behind the address of a router, that port may be another machine's.
+        _ => {}
     }
-    let network = AddressBlock::of_ip(remote);
+    let network = AddressBlock::of_source(source);
     table.called(caller, &theirs.sender.name, network, &addresses, now);
-    hearsay(table, caller, reach, &theirs.members, now);
+    hearsay(table, caller, scope, &theirs.members, now);
     table.compare(caller, theirs.digest, false, now);
 }
 
@@ -117,22 +129,22 @@ pub(crate) fn answered(
     was_asked: bool,
     now: Instant,
 ) {
-    let reach = address::reach(address);
+    let scope = address::scope(address);
     if theirs.port != 0 {
-        table.declared(callee, &usable(&theirs.sender.addresses, reach), now);
+        table.declared(callee, &usable(&theirs.sender.addresses, scope), now);
     }
-    hearsay(table, callee, reach, &theirs.members, now);
+    hearsay(table, callee, scope, &theirs.members, now);
     table.compare(callee, theirs.digest, was_asked, now);
 }
 
 fn hearsay(
     table: &mut MemberTable,
     origin: PeerId,
-    reach: Reach,
+    scope: Scope,
     members: &[MemberRecord],
     now: Instant,
 ) {
-    for (address, id) in worth_hearing(table, reach, members) {
+    for (address, id) in worth_hearing(table, scope, members) {
         table.learn(address, id, AddressOrigin::Member(origin), now);
     }
 }
@@ -141,7 +153,7 @@ fn hearsay(
 /// the book, so one message may add only so many; known addresses are free.
 fn worth_hearing(
     table: &MemberTable,
-    reach: Reach,
+    scope: Scope,
     members: &[MemberRecord],
 ) -> Vec<(Address, PeerId)> {
     let mut unknown = 0;
@@ -152,20 +164,20 @@ fn worth_hearing(
     };
     let mut learned = Vec::new();
     for record in members.iter().take(Hello::MAX_MEMBERS) {
-        let addresses = usable(&record.addresses, reach).into_iter();
+        let addresses = usable(&record.addresses, scope).into_iter();
         let welcome = addresses.filter(|address| is_welcome(address));
         learned.extend(welcome.map(|address| (address, record.id)));
     }
     learned
 }
 
-/// Returns the addresses that can be dialled from here, when sent by a member within `reach`.
-fn usable(addresses: &[Address], reach: Reach) -> Vec<Address> {
+/// Returns the addresses that can be dialled from here, when sent by a member within `scope`.
+fn usable(addresses: &[Address], scope: Scope) -> Vec<Address> {
     addresses
         .iter()
-        .take(MemberRecord::MAX_ADDRESSES)
+        .take(MemberRecord::MAX_ADDRESSES + MemberRecord::MAX_REACH)
         .filter_map(canonical)
-        .filter(|address| is_of_use_to(address, reach))
+        .filter(|address| is_of_use_to(address, scope))
         .collect()
 }
 
@@ -193,11 +205,11 @@ mod tests {
             table.learn(address.clone(), known.id, AddressOrigin::Link, now);
         }
         let members: Vec<_> = (0..1000).map(record).chain([known]).collect();
-        let learned = worth_hearing(&table, Reach::Wide, &members);
+        let learned = worth_hearing(&table, Scope::Wide, &members);
         // Known addresses count although no new ones are accepted any more.
         assert_eq!(learned.len(), MAX_UNPROVEN + 4);
         let more: Vec<_> = (0..3000).map(record).collect();
-        let learned = worth_hearing(&table, Reach::Wide, &more);
+        let learned = worth_hearing(&table, Scope::Wide, &more);
         assert!(learned.len() <= MAX_UNPROVEN + 4);
     }
 }

@@ -28,7 +28,6 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,10 +35,12 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::concurrency::stop_signal::StopSignal;
 use crate::error::Error;
-use crate::model::{Address, PeerArgument, PeerId};
+use crate::model::CallSource;
+use crate::model::{Address, PeerArgument, PeerId, ReachAddress, TcpAddress};
 use crate::peer::{Peer, Whole};
 use crate::protocol::wire::Hello;
-use address::canonical;
+use crate::transport::route::RouteState;
+use address::{canonical, canonical_tcp};
 use candidate::AddressOrigin;
 use dialer::{Connect, MemberLink};
 use exchange::Introduction;
@@ -82,6 +83,8 @@ pub struct MemberHealth {
     pub since: Instant,
     /// The last error and its time.
     pub trouble: Option<(Error, Instant)>,
+    /// How it is reached now.
+    pub route: Option<RouteState>,
 }
 
 impl fmt::Debug for Member {
@@ -94,7 +97,8 @@ impl fmt::Debug for Member {
 pub struct Members {
     me: PeerId,
     name: String,
-    advertise: Option<Address>,
+    advertise: Option<TcpAddress>,
+    reach: Option<ReachAddress>,
     remembered: Option<Remembered>,
     connect: Box<dyn Connect>,
     /// Members of another kind, if there are any. Queried before the state is locked, never
@@ -143,13 +147,14 @@ impl Members {
     pub(crate) fn new(
         me: PeerId,
         name: String,
-        advertise: Option<Address>,
+        (advertise, reach): (Option<TcpAddress>, Option<ReachAddress>),
         peers: &[PeerArgument],
         remembered: Option<Remembered>,
         connect: Box<dyn Connect>,
     ) -> Result<Self, Error> {
         let now = Instant::now();
         let mut table = MemberTable::new(me, now);
+        table.set_reach(reach.is_some());
         for peer in peers {
             table.name(dialable(&peer.address)?, peer.expected, now);
         }
@@ -161,7 +166,8 @@ impl Members {
             me,
             name,
             stop_signal: stop_signal.map_err(|why| Error::local("looking for members", why))?,
-            advertise: advertise.as_ref().map(dialable).transpose()?,
+            advertise: advertise.as_ref().map(dialable_tcp).transpose()?,
+            reach,
             remembered,
             connect,
             source: OnceLock::new(),
@@ -212,15 +218,15 @@ impl Members {
         self.source.get()?.whole(member)
     }
 
-    /// Handles `tinyp2p.hello` on the server side: takes in the hello of the member `caller`, seen
-    /// at `remote`, and returns this node's own.
-    pub fn hello(&self, caller: PeerId, remote: IpAddr, theirs: Hello) -> Hello {
+    /// Handles `tinyp2p.hello` on the server side: takes in the hello of the member `caller`, from
+    /// `source`, and returns this node's own.
+    pub fn hello(&self, caller: PeerId, source: CallSource, theirs: Hello) -> Hello {
         let now = Instant::now();
         let mut state = self.state.lock();
-        exchange::called(&mut state.table, caller, remote, &theirs, now);
-        let reach = address::reach_of_ip(remote);
+        exchange::called(&mut state.table, caller, source, &theirs, now);
+        let scope = address::scope_of_source(source);
         let introduction = self.introduction(&state);
-        let ours = introduction.answer(&state.table, caller, &theirs, reach, now);
+        let ours = introduction.answer(&state.table, caller, &theirs, scope, now);
         self.notify(&state);
         ours
     }
@@ -359,6 +365,7 @@ impl Members {
             id: self.me,
             name: self.name.clone(),
             advertise: self.advertise.clone(),
+            reach: self.reach.clone(),
             port: state.port,
         }
     }
@@ -385,8 +392,16 @@ impl fmt::Debug for Members {
 }
 
 fn dialable(given: &Address) -> Result<Address, Error> {
-    canonical(given).ok_or_else(|| Error::Local {
+    canonical(given).ok_or_else(|| useless(given))
+}
+
+fn dialable_tcp(given: &TcpAddress) -> Result<TcpAddress, Error> {
+    canonical_tcp(given).ok_or_else(|| useless(given))
+}
+
+fn useless(given: &dyn fmt::Display) -> Error {
+    Error::Local {
         what: format!("the address {given}"),
         why: "nobody can be dialled there".into(),
-    })
+    }
 }

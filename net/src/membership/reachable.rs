@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 
 use crate::config::Listen;
-use crate::model::Address;
+use crate::model::TcpAddress;
 
 /// The maximum number of addresses shown: one of a machine with many does as well as the others.
 const MAX_ADDRESSES: usize = 3;
@@ -24,7 +24,11 @@ struct HostAddress {
 /// Returns the addresses to give others for a node that listens at `listen` and got `port` there,
 /// best first: the advertised one, else the one it listens on, else those of this host. Empty where
 /// only this host or a link can reach it.
-pub(crate) fn addresses(advertise: Option<&Address>, listen: &Listen, port: u16) -> Vec<Address> {
+pub(crate) fn addresses(
+    advertise: Option<&TcpAddress>,
+    listen: &Listen,
+    port: u16,
+) -> Vec<TcpAddress> {
     if port == 0 {
         return Vec::new();
     }
@@ -44,7 +48,7 @@ pub(crate) fn addresses(advertise: Option<&Address>, listen: &Listen, port: u16)
         }
         _ => choose(route_source(), own()),
     };
-    let address = |ip: IpAddr| Address::new(ip.to_string(), port);
+    let address = |ip: IpAddr| TcpAddress::new(ip.to_string(), port);
     chosen.into_iter().map(address).collect()
 }
 
@@ -156,13 +160,13 @@ mod tests {
 
     #[test]
     fn advertised_wins_if_the_node_listens() {
-        let advertised = Address::new("box.example.org", 7);
+        let advertised = TcpAddress::new("box.example.org", 7);
         let told = addresses(Some(&advertised), &Listen::Default, 15204);
         assert_eq!(told, std::slice::from_ref(&advertised));
         assert!(addresses(Some(&advertised), &Listen::Nowhere, 0).is_empty());
         let at = |text: &str| Listen::At(text.parse().unwrap());
         let told = addresses(None, &at("192.0.2.7:0"), 9);
-        assert_eq!(told, [Address::new("192.0.2.7", 9)]);
+        assert_eq!(told, [TcpAddress::new("192.0.2.7", 9)]);
         assert!(addresses(None, &at("127.0.0.1:9"), 9).is_empty());
     }
 

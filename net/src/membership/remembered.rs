@@ -5,7 +5,9 @@
 //! that path and nothing else: if the name depended on the password, a thief of the disk could test
 //! passwords. A file holds lines of `seconds host port peer-id`, newest first; `seconds` is when a
 //! member last answered there, since 1970. Lines of any other form are ignored, so a damaged file
-//! costs addresses and nothing else.
+//! costs addresses and nothing else. A member behind NATs has a line of `seconds reach ADDRESS
+//! peer-id`, with the address as members tell
+//! it; programs that know nothing of these ignore them.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -18,15 +20,18 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::address::canonical;
+use super::address::{canonical, has_zone};
 use crate::error::Error;
-use crate::model::{Address, PeerId};
+use crate::model::{Address, PeerId, ReachAddress, TcpAddress};
 
 /// The maximum number of addresses in a file.
 pub(crate) const MAX_REMEMBERED: usize = 64;
 
 /// The maximum size of a file written here: a host name has at most 253 bytes.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
+const MAX_FILE_BYTES: u64 = 128 * 1024;
+
+/// What stands in place of a host in the line of a member behind NATs.
+const REACH: &str = "reach";
 
 /// The first line of a file.
 const HEADER: &str = "tinyp2p addresses 1";
@@ -112,11 +117,14 @@ fn parse(text: &str) -> Vec<RememberedAddress> {
 
 fn parse_line(line: &str) -> Option<RememberedAddress> {
     let mut fields = line.split(' ');
-    let known = RememberedAddress {
-        seen: fields.next()?.parse().ok()?,
-        address: canonical(&Address::new(fields.next()?, fields.next()?.parse().ok()?))?,
-        id: fields.next()?.parse().ok()?,
+    let seen = fields.next()?.parse().ok()?;
+    let (host, port) = (fields.next()?, fields.next()?);
+    let address = match host {
+        REACH => ReachAddress::decode(port).ok()?.into(),
+        _ => canonical(&Address::new(host, port.parse().ok()?))?,
     };
+    let id = fields.next()?.parse().ok()?;
+    let known = RememberedAddress { seen, address, id };
     fields.next().is_none().then_some(known)
 }
 
@@ -125,11 +133,15 @@ fn parse_line(line: &str) -> Option<RememberedAddress> {
 fn compose(mut known: Vec<RememberedAddress>) -> String {
     known.sort_by(|a, b| b.seen.cmp(&a.seen).then_with(|| a.address.cmp(&b.address)));
     let mut addresses = std::collections::HashSet::new();
-    known.retain(|one| !one.address.host.contains('%') && addresses.insert(one.address.clone()));
+    known.retain(|one| !has_zone(&one.address) && addresses.insert(one.address.clone()));
     known.truncate(MAX_REMEMBERED);
     let mut text = format!("{HEADER}\n");
     for RememberedAddress { seen, address, id } in known {
-        text.push_str(&format!("{seen} {} {} {id}\n", address.host, address.port));
+        let place = match address {
+            Address::Tcp(TcpAddress { host, port }) => format!("{host} {port}"),
+            Address::Reach(address) => format!("{REACH} {}", address.encode()),
+        };
+        text.push_str(&format!("{seen} {place} {id}\n"));
     }
     text
 }
@@ -194,7 +206,7 @@ mod tests {
         let second = Remembered::load(dir.path(), place);
         let seen: Vec<_> = second
             .known()
-            .map(|k| (k.seen, k.address.port, k.id))
+            .map(|k| (k.seen, k.address.as_tcp().unwrap().port, k.id))
             .collect();
         assert_eq!(seen, [(1000, 8, id(2)), (940, 7, id(1))]);
 
@@ -243,7 +255,7 @@ mod tests {
         assert!(text.len() as u64 <= MAX_FILE_BYTES);
         let back = parse(&text);
         assert_eq!(back.len(), MAX_REMEMBERED);
-        assert_eq!(back[0].address.host, host(0));
+        assert_eq!(back[0].address, Address::new(host(0), 65535));
     }
 
     #[test]

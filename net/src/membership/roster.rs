@@ -113,11 +113,21 @@ impl Members {
         let mut further = further.unwrap_or_default();
         further.retain(|standing| state.apart(&outside).any(|member| member.id == standing.id));
         let standings = state.table.standings().chain(further);
-        let standings = standings.map(|standing| MemberHealth {
-            name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
-            ..standing
-        });
-        standings.collect()
+        let mut standings: Vec<_> = standings
+            .map(|standing| MemberHealth {
+                name: names.get(&standing.id).unwrap_or(&standing.name).clone(),
+                ..standing
+            })
+            .collect();
+        let present = standings.iter().filter(|standing| standing.is_present);
+        let links: HashMap<PeerId, _> = present
+            .filter_map(|one| Some((one.id, Arc::clone(state.connections.get(&one.id)?))))
+            .collect();
+        drop(state);
+        for standing in &mut standings {
+            standing.route = links.get(&standing.id).and_then(|link| link.route());
+        }
+        standings
     }
 
     /// Makes names unique among all members, present or absent, so that nobody's name changes when

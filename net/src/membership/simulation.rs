@@ -16,6 +16,7 @@ use super::exchange::Introduction;
 use super::mdns::Sighting;
 use super::table::{MemberTable, Verdict, WORKERS, WorkerTask};
 use crate::error::Error;
+use crate::model::CallSource;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord, Request, Response, encode_call, encode_response};
 use crate::testing::peer_id;
@@ -88,6 +89,7 @@ impl Network {
                 id: id(n),
                 name: format!("node{n}"),
                 advertise: None,
+                reach: None,
                 port: 15204,
             },
             address: at(n),
@@ -191,7 +193,7 @@ impl Network {
         match self.at(address).map(|n| self.nodes[n].condition) {
             Some(Condition::Frozen) => limit,
             Some(Condition::Slow) => LATE.min(limit),
-            _ if address.host.starts_with("192.0.2.") => limit,
+            _ if address.to_string().starts_with("192.0.2.") => limit,
             _ => ROUND,
         }
     }
@@ -282,23 +284,24 @@ impl Network {
                 return Err(Error::Unreachable { who, why });
             }
         };
-        let reach = address::reach(address);
+        let scope = address::scope(address);
         let caller = self.nodes[n].introduction.id;
         let callee = self.nodes[other].introduction.id;
         if expected.is_some_and(|expected| expected != callee) {
             return Err(Error::OtherIdentity { who });
         }
         let (now, node) = (self.now, &mut self.nodes[n]);
-        let mut ours = node.introduction.call(&mut node.table, callee, reach, now);
+        let mut ours = node.introduction.call(&mut node.table, callee, scope, now);
         (self.tamper)(n, &mut ours);
         node.sent += encode_call(&Request::Hello(ours.clone())).len() + MESSAGE;
         let node = &mut self.nodes[other];
         node.idle_until = now;
-        exchange::called(&mut node.table, caller, host(n), &ours, now);
-        let (reach, node) = (address::reach_of_ip(host(n)), &self.nodes[other]);
+        let source = CallSource::Tcp(host(n));
+        exchange::called(&mut node.table, caller, source, &ours, now);
+        let (scope, node) = (address::scope_of_ip(host(n)), &self.nodes[other]);
         let mut theirs = node
             .introduction
-            .answer(&node.table, caller, &ours, reach, now);
+            .answer(&node.table, caller, &ours, scope, now);
         (self.tamper)(other, &mut theirs);
         let response = encode_response(&Ok(Response::Hello(theirs.clone())));
         self.nodes[other].sent += response.len() + MESSAGE;

@@ -60,9 +60,10 @@ impl Switchboard {
             .map(|n| PeerArgument {
                 address: at(*n),
                 expected: None,
+                relays: Vec::new(),
             })
             .collect();
-        let members = Members::new(id(n), name.into(), None, &peers, None, line).unwrap();
+        let members = Members::new(id(n), name.into(), (None, None), &peers, None, line).unwrap();
         let members = Arc::new(members);
         if port != 0 {
             self.plug(n, Line::To(members.clone()));
@@ -143,7 +144,11 @@ impl Peer for Call {
             (Some(Line::To(members) | Line::Late(_, members)), Request::Hello(hello))
                 if !self.closed.load(Ordering::Relaxed) =>
             {
-                let theirs = members.hello(id(self.caller), ip(self.caller), hello.clone());
+                let theirs = members.hello(
+                    id(self.caller),
+                    CallSource::Tcp(ip(self.caller)),
+                    hello.clone(),
+                );
                 Ok(Response::Hello(theirs))
             }
             _ => Err(gone(&address)),
@@ -281,7 +286,7 @@ fn held_peer_follows_the_members_address() {
         board.unplug(from);
         board.plug(to, Line::To(b.clone()));
         // It says hello from there.
-        a.hello(id(2), ip(to), hello());
+        a.hello(id(2), CallSource::Tcp(ip(to)), hello());
         eventually("it is found there", || {
             a.present()
                 .iter()
@@ -440,10 +445,11 @@ fn stop_ends_all_threads_and_connections() {
         id: id(1),
         name: "a".into(),
         advertise: None,
+        reach: None,
         port: 7,
     };
     let mut table = MemberTable::new(id(1), Instant::now());
-    let hello = hello.call(&mut table, id(2), address::Reach::Wide, soon());
+    let hello = hello.call(&mut table, id(2), address::Scope::Wide, soon());
     assert!(peer.call(&Request::Hello(hello), soon()).is_err());
     b.stop(soon());
 }
@@ -454,14 +460,15 @@ fn undialable_address_fails_at_once() {
         let board = Switchboard::default();
         Box::new(Cable { board, caller: 1 })
     };
-    let nowhere = Address::new("0.0.0.0", 7);
+    let nowhere = TcpAddress::new("0.0.0.0", 7);
     let peer = PeerArgument {
-        address: nowhere.clone(),
+        address: nowhere.clone().into(),
         expected: None,
+        relays: Vec::new(),
     };
-    let named = Members::new(id(1), "a".into(), None, &[peer], None, cable());
+    let named = Members::new(id(1), "a".into(), (None, None), &[peer], None, cable());
     assert!(named.is_err());
-    assert!(Members::new(id(1), "a".into(), Some(nowhere), &[], None, cable()).is_err());
+    assert!(Members::new(id(1), "a".into(), (Some(nowhere), None), &[], None, cable()).is_err());
 }
 
 #[test]
@@ -476,7 +483,14 @@ fn reached_peer_is_remembered() {
             caller: 1,
         });
         let remembered = Remembered::load(state.path(), place);
-        let a = Members::new(id(1), "a".into(), None, named, Some(remembered), cable);
+        let a = Members::new(
+            id(1),
+            "a".into(),
+            (None, None),
+            named,
+            Some(remembered),
+            cable,
+        );
         let a = Arc::new(a.unwrap());
         a.begin(0, None).unwrap();
         eventually("it is found", || names(&a) == ["b"]);
@@ -485,6 +499,7 @@ fn reached_peer_is_remembered() {
     begin(&[PeerArgument {
         address: at(2),
         expected: None,
+        relays: Vec::new(),
     }]);
     begin(&[]);
     b.stop(soon());

@@ -5,35 +5,61 @@ use std::str::FromStr;
 
 use super::Invalid;
 use super::id::PeerId;
+use super::relay::RelayAccess;
+use super::ticket::{ReachAddress, Ticket};
 
 /// The default port of a node (the digits recall 15 lines, 2004).
 pub const DEFAULT_PORT: u16 = 15204;
 
-/// Where a node can be dialled: a host name or IP literal, and a TCP port.
+/// Where a node can be dialled.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Address {
-    /// Host name or IP address; an IPv6 address without its brackets.
-    pub host: String,
-    /// The TCP port; never 0.
-    pub port: u16,
+pub enum Address {
+    /// By TCP.
+    Tcp(TcpAddress),
+    /// Through NATs.
+    Reach(ReachAddress),
 }
 
 impl Address {
-    /// Creates an address from its parts.
+    /// Creates the address of a TCP port.
     pub fn new(host: impl Into<String>, port: u16) -> Self {
-        Self {
-            host: host.into(),
-            port,
+        Self::Tcp(TcpAddress::new(host, port))
+    }
+
+    /// Returns the host and port, if it has any.
+    pub fn as_tcp(&self) -> Option<&TcpAddress> {
+        match self {
+            Self::Tcp(address) => Some(address),
+            Self::Reach(_) => None,
         }
+    }
+
+    /// Returns the endpoint and its relays, if it has any.
+    pub fn as_reach(&self) -> Option<&ReachAddress> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Reach(address) => Some(address),
+        }
+    }
+}
+
+impl From<TcpAddress> for Address {
+    fn from(address: TcpAddress) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl From<ReachAddress> for Address {
+    fn from(address: ReachAddress) -> Self {
+        Self::Reach(address)
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Reach(address) => address.fmt(f),
         }
     }
 }
@@ -44,7 +70,42 @@ impl fmt::Debug for Address {
     }
 }
 
-impl FromStr for Address {
+/// A host name or IP literal, and a TCP port.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TcpAddress {
+    /// Host name or IP address; an IPv6 address without its brackets.
+    pub host: String,
+    /// The TCP port; never 0.
+    pub port: u16,
+}
+
+impl TcpAddress {
+    /// Creates an address from its parts.
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            host: host.into(),
+            port,
+        }
+    }
+}
+
+impl fmt::Display for TcpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Debug for TcpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for TcpAddress {
     type Err = Invalid;
 
     /// Parses `host`, `host:port`, `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`.
@@ -90,18 +151,28 @@ impl FromStr for Address {
 }
 
 /// A PEER argument: an address, and the only identity accepted there if one was named.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PeerArgument {
     /// Where to dial.
     pub address: Address,
-    /// `#PEER-ID`: a node that answers with another key is refused.
+    /// `#PEER-ID`, or the one in a ticket: a node that answers with another key is refused.
     pub expected: Option<PeerId>,
+    /// The relays of a ticket, and what they ask for.
+    pub relays: Vec<RelayAccess>,
 }
 
 impl FromStr for PeerArgument {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
+        if Ticket::is_meant_by(text) {
+            let ticket: Ticket = text.parse()?;
+            return Ok(Self {
+                address: ticket.address().into(),
+                expected: Some(ticket.peer),
+                relays: ticket.relays,
+            });
+        }
         let invalid = || Invalid::Address(text.escape_default().to_string());
         let rest = text.strip_prefix("https://").unwrap_or(text);
         let (rest, expected) = match rest.split_once('#') {
@@ -109,8 +180,12 @@ impl FromStr for PeerArgument {
             None => (rest, None),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let address = rest.parse().map_err(|_| invalid())?;
-        Ok(Self { address, expected })
+        let address: TcpAddress = rest.parse().map_err(|_| invalid())?;
+        Ok(Self {
+            address: address.into(),
+            expected,
+            relays: Vec::new(),
+        })
     }
 }
 

@@ -6,17 +6,23 @@
 
 mod address;
 mod attributes;
+mod call_source;
 pub mod fault;
 mod id;
 mod path;
+mod relay;
 pub mod text;
+mod ticket;
 mod time;
 
-pub use address::{Address, DEFAULT_PORT, PeerArgument};
+pub use address::{Address, DEFAULT_PORT, PeerArgument, TcpAddress};
 pub use attributes::{Attributes, ByteRange, Entry, FileSize, Kind, Mode};
+pub use call_source::CallSource;
 pub use id::{ContentId, PeerId, Root, Version};
 pub use path::{MAX_NAME_BYTES, MAX_PATH_BYTES, Name, RelPath};
+pub use relay::{ADDRESS_DISCOVERY_PORT, OwnRelay, Relay, RelayAccess};
 pub use text::escaped;
+pub use ticket::{EndpointKey, MAX_DIRECT, MAX_RELAYS, ReachAddress, Ticket};
 pub use time::UnixTime;
 
 /// Why an input is not a value of one of these types.
@@ -39,4 +45,15 @@ pub enum Invalid {
     /// Not `host`, `host:port` or `https://host:port[#PEER-ID]`.
     #[error("'{0}' is not a peer address: use host, host:port or https://host:port[#PEER-ID]")]
     Address(String),
+    /// Not `n0` or `https://HOST[:PORT]/` with what the relay asks for after `#`.
+    #[error(
+        "'{0}' is not a relay: use n0, or the URL that scripts/relay prints (https://HOST[:PORT]/#...)"
+    )]
+    Relay(String),
+    /// Not what `tinyp2p invite` prints, or not all of it.
+    #[error("not a whole ticket: copy all that 'tinyp2p invite' prints, from 'tinyp2p:' on")]
+    Ticket,
+    /// Not an endpoint and its relays, as members tell each other.
+    #[error("not an address of a member behind NATs")]
+    Reach,
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::auth::Password;
 use crate::config::{CacheConfig, Listen, ShareConfig};
 use crate::legacy::Url;
-use crate::model::{Address, PeerArgument};
+use crate::model::{PeerArgument, TcpAddress};
+use crate::transport::reach::ReachConfig;
 
 /// How a node takes part in the network.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub struct Config {
     /// Notice changes in the share, so that others need not ask again.
     pub watch: bool,
     /// The address that others should dial, if it is not the one seen on the wire.
-    pub advertise: Option<Address>,
+    pub advertise: Option<TcpAddress>,
     /// This member's name for others; 1 to 64 bytes.
     pub name: String,
     /// Use mDNS, announcing and browsing.
@@ -33,6 +34,8 @@ pub struct Config {
     pub answers: usize,
     /// Where to keep blocks that were read; `None` keeps them in memory only.
     pub cache: Option<CacheConfig>,
+    /// Take part through NATs; `None` uses TCP alone.
+    pub reach: Option<ReachConfig>,
     /// The addresses that the user named.
     pub peers: Vec<PeerArgument>,
     /// Also speak the protocol of 2004, which is not encrypted; `None` does not.

@@ -21,14 +21,15 @@ use crate::legacy::{Legacy, Url};
 
 use crate::membership::mdns::Discovery;
 use crate::membership::{Member, Members};
-use crate::model::{Address, PeerId};
+use crate::model::{Address, PeerId, TcpAddress, Ticket};
 use crate::protocol::wire::Hello;
 use crate::query::fanout::Fanout;
 use crate::query::subscriptions::{ChangeListener, Subscriptions};
 use crate::server::Server;
 use crate::share::Share;
 use crate::stats::status;
-use crate::stats::status::{CacheStatus, LegacyStatus, MemoryStatus, Status};
+use crate::stats::status::{CacheStatus, LegacyStatus, MemoryStatus, ReachStatus, Status};
+use crate::transport::reach::Reach;
 
 /// Time limit for saying goodbye on the local network and waiting for the dialling threads.
 const STOP_DEADLINE: Duration = Duration::from_millis(800);
@@ -38,6 +39,7 @@ pub struct Node {
     id: PeerId,
     name: String,
     port: u16,
+    reach: Option<Arc<Reach>>,
     share: Option<Arc<Share>>,
     members: Arc<Members>,
     fanout: Fanout,
@@ -49,7 +51,7 @@ pub struct Node {
     cache: Option<(CacheConfig, Arc<DiskCache>)>,
     legacy: Option<LegacyParts>,
     begun: Instant,
-    reachable_at: Vec<Address>,
+    reachable_at: Vec<TcpAddress>,
     /// The parts that are still to be stopped.
     running: Mutex<Option<RunningParts>>,
 }
@@ -83,8 +85,14 @@ impl Node {
 
     /// Returns the addresses to announce to others, best first: at most a few, and none that only
     /// this host or one link can dial.
-    pub fn reachable_at(&self) -> &[Address] {
+    pub fn reachable_at(&self) -> &[TcpAddress] {
         &self.reachable_at
+    }
+
+    /// Returns what a friend needs to find this node through NATs, if it can be found.
+    pub fn ticket(&self) -> Option<Ticket> {
+        let reach = self.reach.as_ref().filter(|_| self.port != 0);
+        reach.map(|reach| reach.ticket(self.id))
     }
 
     /// Returns what it serves.
@@ -140,6 +148,17 @@ impl Node {
             port: self.port,
             protocol: Hello::PROTOCOL,
             uptime_seconds: self.begun.elapsed().as_secs(),
+            reach: self.reach.as_ref().map(|reach| {
+                let state = reach.state();
+                ReachStatus {
+                    ticket: self.ticket().map(|ticket| ticket.to_string()),
+                    relay: state.relay,
+                    problem: state.problem,
+                    udp: state.udp,
+                    symmetric_nat: state.is_symmetric,
+                    public_addresses: state.public,
+                }
+            }),
             members: status::members(self.members.standings(), accounts, Instant::now()),
             memory: MemoryStatus { held, budget },
             cache: cache.unwrap_or_default(),
@@ -199,6 +218,9 @@ impl Node {
         }
         self.members.stop(deadline);
         running.server.stop();
+        if let Some(reach) = &self.reach {
+            reach.stop();
+        }
     }
 }
 

@@ -15,13 +15,13 @@ use crate::legacy::server::LegacyServer;
 use crate::legacy::store::LegacyStore;
 use crate::legacy::{Legacy, TokenKey, own_urls};
 use crate::membership::Members;
-use crate::membership::address::canonical;
+use crate::membership::address::canonical_tcp;
 use crate::membership::dialer::{Connect, MemberLink};
 use crate::membership::mdns::{Discovery, Sighting};
 use crate::membership::reachable;
 use crate::membership::remembered::Remembered;
 use crate::membership::source::MemberSource;
-use crate::model::{Address, PeerId};
+use crate::model::{Address, DEFAULT_PORT, PeerId, TcpAddress};
 use crate::peer::Peer;
 use crate::protocol::wire::MemberRecord;
 use crate::query::fanout::Fanout;
@@ -32,6 +32,8 @@ use crate::service::local_peer::LocalPeer;
 use crate::service::plaintext::PlaintextProtocol;
 use crate::share::{Roots, Share};
 use crate::transport::dial::TcpDialer;
+use crate::transport::dialers::Dialers;
+use crate::transport::reach::Reach;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,6 +54,7 @@ impl Node {
         let cache = cache.transpose()?.flatten();
         let identity = Identity::load_or_create(&config.state_dir)?;
         let id = identity.id();
+        let reach = start_reach(&config, &identity)?;
         let stretched = config.password.stretch();
         let legacy = config.legacy.as_ref().map(|legacy| {
             let key = config.password.reveal(TokenKey::new);
@@ -61,7 +64,7 @@ impl Node {
         let gate = Arc::new(Gate::new(identity, stretched, record)?);
         let share = with_roots(share, &config)?;
         let budget = ByteBudget::new(config.answers);
-        let members = Arc::new(find_members(&config, &gate, &budget)?);
+        let members = Arc::new(find_members(&config, &gate, &budget, reach.clone())?);
         // Before anybody is served or dialled.
         drop(config.password);
         let reshared = config.cache.as_ref().is_some_and(|cache| cache.reshare);
@@ -84,7 +87,8 @@ impl Node {
             }
             None => None,
         };
-        let server = Server::start(&config.listen, service.clone(), gate)?;
+        let calls = reach.as_ref().and_then(|reach| reach.take_calls());
+        let server = Server::start(&config.listen, service.clone(), gate, calls)?;
         let port = server.local_port();
         if let Some(parts) = &legacy {
             announce(
@@ -109,6 +113,7 @@ impl Node {
             begun: Instant::now(),
             reachable_at: reachable::addresses(config.advertise.as_ref(), listen, port),
             name: config.name,
+            reach,
             port,
             share,
             members,
@@ -166,23 +171,39 @@ fn with_roots(share: Option<Share>, config: &Config) -> Result<Option<Arc<Share>
     Ok(Some(share.with_roots(roots)?))
 }
 
+/// Binds the endpoint, if this node takes part through NATs: at the port that it listens on, as
+/// far as that is known, so that there is one number to allow in a firewall.
+fn start_reach(config: &Config, identity: &Identity) -> Result<Option<Arc<Reach>>, Error> {
+    let Some(reach) = &config.reach else {
+        return Ok(None);
+    };
+    let (port, accepts) = match config.listen {
+        Listen::Nowhere => (0, false),
+        Listen::At(address) => (address.port(), true),
+        Listen::Default => (DEFAULT_PORT, true),
+    };
+    Reach::start(reach, identity.endpoint_seed(), port, accepts).map(Some)
+}
+
 /// Collects the members that are named or known from last time; none is called yet.
 fn find_members(
     config: &Config,
     gate: &Arc<Gate>,
     budget: &Arc<ByteBudget>,
+    reach: Option<Arc<Reach>>,
 ) -> Result<Members, Error> {
     let typed = config.peers.iter().map(|peer| &peer.address);
-    let typed = typed.filter_map(canonical).map(|address| address.host);
-    let dialer = Arc::new(TcpDialer::for_typed(typed));
+    let typed = typed.filter_map(Address::as_tcp);
+    let typed = typed.filter_map(canonical_tcp).map(|address| address.host);
+    let own = reach.as_ref().map(|reach| reach.address());
+    let dialer = Arc::new(Dialers::new(TcpDialer::for_typed(typed), reach));
     let remembered = config.remember_as.as_deref();
+    let advertise = config.advertise.clone();
+    let advertise = advertise.or_else(|| only_address(&config.listen));
     Members::new(
         gate.id(),
         config.name.clone(),
-        config
-            .advertise
-            .clone()
-            .or_else(|| only_address(&config.listen)),
+        (advertise, own),
         &config.peers,
         remembered.map(|network| Remembered::load(&config.state_dir, network)),
         Box::new(Client::new(gate.clone(), dialer, Arc::clone(budget))),
@@ -190,7 +211,7 @@ fn find_members(
 }
 
 /// Sets the URLs announced to servers of 2004 that this node calls: those at which it answers.
-fn announce(legacy: &Legacy, advertise: Option<&Address>, listen: &Listen, port: u16) {
+fn announce(legacy: &Legacy, advertise: Option<&TcpAddress>, listen: &Listen, port: u16) {
     if port == 0 {
         return;
     }
@@ -248,10 +269,10 @@ fn open_cache(config: &CacheConfig, size: u64) -> Result<Option<Arc<DiskCache>>,
 
 /// Returns the one address of a node that listens on no other: its calls may well leave from
 /// another of the machine's addresses, where nobody would find it. Other nodes use what they see.
-fn only_address(listen: &Listen) -> Option<Address> {
+fn only_address(listen: &Listen) -> Option<TcpAddress> {
     match listen {
         Listen::At(at) if !at.ip().is_unspecified() && at.port() != 0 => {
-            Some(Address::new(at.ip().to_string(), at.port()))
+            Some(TcpAddress::new(at.ip().to_string(), at.port()))
         }
         _ => None,
     }

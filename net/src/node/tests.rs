@@ -33,6 +33,7 @@ impl Place {
         let peer = |port: &u16| PeerArgument {
             address: Address::new("127.0.0.1", *port),
             expected: None,
+            relays: Vec::new(),
         };
         Config {
             password: Password::new(password.into()).unwrap(),
@@ -43,6 +44,7 @@ impl Place {
             }),
             listen: Listen::At(([127, 0, 0, 1], port).into()),
             advertise: None,
+            reach: None,
             name: name.into(),
             discovery: false,
             watch: true,
@@ -128,7 +130,7 @@ fn wrong_password_peer_sees_nothing() {
     let config = b.config("another", "b", 0, &[first.port(), free_port()]);
     let second = Node::start(config).unwrap();
     let mut outcomes = second.first_contact(soon());
-    outcomes.sort_by_key(|(address, _)| address.port != first.port());
+    outcomes.sort_by_key(|(address, _)| address.as_tcp().unwrap().port != first.port());
     assert!(matches!(
         &outcomes[..],
         [
@@ -173,7 +175,7 @@ fn stopped_member_returns_as_the_same() {
     eventually("it sees the other", || names(&second) == ["a", "b"]);
     let back = first.present().into_iter().find(|m| m.id == id).unwrap();
     assert_eq!(
-        back.address.map(|address| address.port),
+        back.address.map(|address| address.as_tcp().unwrap().port),
         Some(second.port())
     );
 }

@@ -14,6 +14,8 @@ use crate::error::Error;
 use crate::model::{Attributes, ByteRange, PeerId, RelPath, Root, Version};
 use crate::protocol::wire::{BatchAnswer, BatchItem, Request, Response};
 
+use crate::transport::route::RouteState;
+
 pub use calls::{Matches, Room, Watched, list, search, search_while, snapshot, stat};
 
 /// A member of the network, or this node itself. Calls block, and return by their deadline.
@@ -55,6 +57,11 @@ pub trait Peer: Send + Sync {
     /// Returns the shortest time in which it has answered so far, roughly the round trip. `None`
     /// before the first answer, and where nothing measures it.
     fn distance(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Returns the state of the way to it; `None` where there is none now, and for this node itself.
+    fn route(&self) -> Option<RouteState> {
         None
     }
 

@@ -1,9 +1,9 @@
 //! What all connections share, and what is known of the caller at the end of one.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::body::piece_buffers;
 use super::connection_limits::{ConnectionLimits, MemberConnection};
@@ -13,6 +13,7 @@ use super::recent_files::RecentFiles;
 use super::turnstile::Turnstile;
 use crate::auth::Gate;
 use crate::concurrency::buffer_pool::BufferPool;
+use crate::model::CallSource;
 use crate::service::Service;
 
 pub(super) struct ServerContext {
@@ -24,6 +25,8 @@ pub(super) struct ServerContext {
     pub(super) ahead: Arc<PagePrefetch>,
     pub(super) connections: Arc<ConnectionLimits>,
     pub(super) turnstile: Arc<Turnstile>,
+    /// Permits for all connections together.
+    pub(super) room: Arc<Semaphore>,
     /// The runtime that serves members. Strangers are not served there: see `accept`.
     pub(super) members: Handle,
 }
@@ -38,6 +41,7 @@ impl ServerContext {
         Arc::new(Self {
             connections: ConnectionLimits::new(&limits),
             turnstile: Arc::new(Turnstile::new(limits.hellos)),
+            room: Arc::new(Semaphore::new(limits.connections)),
             buffers: piece_buffers(),
             recent: RecentFiles::default(),
             ahead: Arc::default(),
@@ -53,8 +57,8 @@ impl ServerContext {
 pub(super) struct Caller {
     /// Its place among all connections.
     pub(super) connection: MemberConnection,
-    /// The address it comes from.
-    pub(super) remote: IpAddr,
+    /// Where it comes from.
+    pub(super) source: CallSource,
     /// What all connections share.
     pub(super) context: Arc<ServerContext>,
 }

@@ -93,7 +93,14 @@ impl TestNode {
             excluded: Vec::new(),
         });
         let gate = gate(state.path(), password);
-        let members = Members::new(gate.id(), "test".into(), None, &[], None, Box::new(Alone));
+        let members = Members::new(
+            gate.id(),
+            "test".into(),
+            (None, None),
+            &[],
+            None,
+            Box::new(Alone),
+        );
         let (share, cache) = offer(share.unwrap(), state.path());
         let service = Service {
             share,
@@ -115,7 +122,7 @@ impl TestNode {
 
     /// Restarts as a new process would: same identity, same port, nobody admitted.
     pub(crate) fn restart(&mut self) {
-        let listen = Listen::At(([127, 0, 0, 1], self.address().port).into());
+        let listen = Listen::At(([127, 0, 0, 1], self.port()).into());
         self.server = None;
         // A different key, until the old gate releases the lock on the file.
         self.gate = Arc::new(
@@ -132,7 +139,7 @@ impl TestNode {
 
     fn serve(&mut self, listen: Listen, limits: ServerLimits) {
         let (service, gate) = (self.service.clone(), self.gate.clone());
-        let server = Server::start_limited(&listen, service, gate, limits);
+        let server = Server::start_limited(&listen, service, gate, None, limits);
         self.server = Some(server.unwrap());
     }
 
@@ -141,8 +148,11 @@ impl TestNode {
     }
 
     pub(crate) fn address(&self) -> Address {
-        let server = self.server.as_ref().unwrap();
-        Address::new("127.0.0.1", server.local_port())
+        Address::new("127.0.0.1", self.port())
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.as_ref().unwrap().local_port()
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -179,7 +189,7 @@ impl TestNode {
 
     /// Opens a TLS connection for HTTP, in the name of `caller`.
     pub(crate) fn raw(&self, caller: &Gate) -> Raw {
-        let socket = TcpStream::connect(("127.0.0.1", self.address().port)).unwrap();
+        let socket = TcpStream::connect(("127.0.0.1", self.port())).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
         let name = "node".try_into().unwrap();

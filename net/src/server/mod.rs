@@ -1,7 +1,7 @@
 //! The answering side: HTTP/1.1 over TLS for members, pairing for strangers, silence for the rest.
 //!
-//! There is one TCP port. `listen` binds it. `accept` takes connections and decides what each may
-//! do, from what `first_record` sees. `turnstile` says when they may shake hands (by `hello_queue`,
+//! There is one TCP port. `listen` binds it. `accept` takes connections, and streams through
+//! NATs, as far as a whole first record (`first_record`), and `identify` finds out whose they are. `turnstile` says when they may shake hands (by `hello_queue`,
 //! made of many `hello_line`s), `connection_limits` how many there may be, `http` how long their
 //! heads may be, `work` how much is done for them, and `limits` has all bounds. A member's requests
 //! go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer);
@@ -29,6 +29,7 @@ pub(crate) mod harness;
 mod hello_line;
 mod hello_queue;
 mod http;
+mod identify;
 mod limits;
 mod listen;
 pub(crate) mod page_prefetch;
@@ -50,11 +51,13 @@ use std::time::Duration;
 
 use rustix::process::setpriority_process;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 
 use crate::auth::Gate;
 use crate::config::Listen;
 use crate::error::Error;
 use crate::service::Service;
+use crate::transport::reach::IncomingCall;
 use context::ServerContext;
 use limits::ServerLimits;
 
@@ -77,18 +80,25 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds as `listen` says and starts to answer.
+    /// Binds as `listen` says and starts to answer, there and to `calls` through NATs.
     ///
     /// # Errors
     /// [`Error::Local`] when the address cannot be bound or the runtime cannot start.
-    pub fn start(listen: &Listen, service: Arc<Service>, gate: Arc<Gate>) -> Result<Self, Error> {
-        Self::start_limited(listen, service, gate, ServerLimits::of_this_process())
+    pub fn start(
+        listen: &Listen,
+        service: Arc<Service>,
+        gate: Arc<Gate>,
+        calls: Option<mpsc::Receiver<IncomingCall>>,
+    ) -> Result<Self, Error> {
+        let limits = ServerLimits::of_this_process();
+        Self::start_limited(listen, service, gate, calls, limits)
     }
 
     fn start_limited(
         listen: &Listen,
         service: Arc<Service>,
         gate: Arc<Gate>,
+        calls: Option<mpsc::Receiver<IncomingCall>>,
         limits: ServerLimits,
     ) -> Result<Self, Error> {
         let Some(listener) = listen::bind(listen)? else {
@@ -119,6 +129,9 @@ impl Server {
             tokio::net::TcpListener::from_std(listener).map_err(failed)?
         };
         let context = ServerContext::new(service, gate, limits, members.handle().clone());
+        if let Some(calls) = calls {
+            door.spawn(accept::run_streams(calls, Arc::clone(&context)));
+        }
         door.spawn(accept::run(listener, context));
         tracing::info!(port, "listening");
         Ok(Self {

@@ -24,6 +24,7 @@ use super::context::ServerContext;
 use super::http::{http1, internal, read_body, status, typed};
 use super::stall::StallGuard;
 use crate::service::plaintext::{DocumentStream, PlaintextAnswer, PlaintextProtocol};
+use tokio::net::TcpStream;
 
 /// The media type of every answer.
 const XML: &str = "text/xml";
@@ -39,7 +40,7 @@ struct PlainCaller {
 
 /// Answers one call, which arrived at `local`, and closes.
 pub(super) async fn serve(
-    socket: StallGuard,
+    socket: StallGuard<TcpStream>,
     local: SocketAddr,
     place: PlainConnection,
     protocol: Arc<dyn PlaintextProtocol>,

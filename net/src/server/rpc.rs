@@ -55,8 +55,8 @@ async fn answer_to(body: Bytes, caller: &Caller) -> io::Result<(Option<Called>, 
         Err(fault) => return Ok((None, encode_response(&Err(fault)))),
     };
     let called = Called(call.method());
-    let (member, remote, answering) = (caller.connection.member, caller.remote, service.clone());
-    let answered = move |call| encode_response(&answer(&answering, member, remote, call));
+    let (member, source, answering) = (caller.connection.member, caller.source, service.clone());
+    let answered = move |call| encode_response(&answer(&answering, member, source, call));
     let encoded = match call {
         Request::Changes(request) => encode_response(&changes(service, request).await),
         Request::List(request) => page(request, caller).await?,
@@ -91,9 +91,9 @@ fn make_page(
         caller.context.service.clone(),
         caller.connection.work.clone(),
     );
-    let (member, remote) = (caller.connection.member, caller.remote);
+    let (member, source) = (caller.connection.member, caller.source);
     let make = move || {
-        let response = answer(&service, member, remote, Request::List(request.clone()));
+        let response = answer(&service, member, source, Request::List(request.clone()));
         let next = response.as_ref().ok();
         let next = next.and_then(|response| page_prefetch::next(&request, response));
         (encode_response(&response), next)

@@ -1,4 +1,4 @@
-//! A socket that gives up on a peer that accepts no bytes.
+//! A connection that gives up on a peer that accepts no bytes.
 //!
 //! hyper has no timeout for writing, and TCP alone waits forever for a peer that acknowledges and
 //! never reads. Reading needs no such guard: every read has a deadline of its own above.
@@ -10,19 +10,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A TCP connection whose writes fail after waiting for `limit`.
-pub(super) struct StallGuard {
-    socket: TcpStream,
+/// A connection whose writes fail after waiting for `limit`.
+pub(super) struct StallGuard<S> {
+    socket: S,
     limit: Duration,
     alarm: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
-impl StallGuard {
-    pub(super) fn new(socket: TcpStream, limit: Duration) -> Self {
+impl<S> StallGuard<S> {
+    pub(super) fn new(socket: S, limit: Duration) -> Self {
         Self {
             socket,
             limit,
@@ -50,7 +49,7 @@ impl StallGuard {
     }
 }
 
-impl AsyncRead for StallGuard {
+impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -60,7 +59,7 @@ impl AsyncRead for StallGuard {
     }
 }
 
-impl AsyncWrite for StallGuard {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

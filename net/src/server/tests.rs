@@ -15,9 +15,9 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use rustls::ClientConnection;
 use socket2::{Domain, Socket, Type};
 
-use super::accept::REFUSAL;
 use super::harness::{PATIENCE, Raw, TestNode, caller, client, soon};
 use super::hello_queue::HelloRates;
+use super::identify::REFUSAL;
 use super::limits::ServerLimits;
 use crate::auth::{AddressSource, Alpn};
 use crate::fairness::Refill;
@@ -302,7 +302,7 @@ fn a_handshake_that_does_not_end_is_cut() {
         },
     );
     for start in [&b""[..], b"\x16\x03\x01"] {
-        let mut socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+        let mut socket = TcpStream::connect(("127.0.0.1", node.port())).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(start).unwrap();
         assert_eq!(socket.read(&mut [0; 64]).unwrap_or(0), 0);
@@ -312,7 +312,7 @@ fn a_handshake_that_does_not_end_is_cut() {
 #[test]
 fn plaintext_is_closed_without_a_word() {
     let node = TestNode::start(1);
-    let mut socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+    let mut socket = TcpStream::connect(("127.0.0.1", node.port())).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.write_all(b"POST / HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = Vec::new();
@@ -540,7 +540,7 @@ fn directory_pages_are_right_at_any_time() {
 }
 
 fn socket(node: &TestNode) -> TcpStream {
-    let socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+    let socket = TcpStream::connect(("127.0.0.1", node.port())).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -694,7 +694,7 @@ fn replay(node: &TestNode, host: u8, hello: &[u8]) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let source = SocketAddr::from(([127, 9, 9, host], 0));
     socket.bind(&source.into()).unwrap();
-    let to = SocketAddr::from(([127, 0, 0, 1], node.address().port));
+    let to = SocketAddr::from(([127, 0, 0, 1], node.port()));
     socket.connect(&to.into()).unwrap();
     let mut socket = TcpStream::from(socket);
     socket.write_all(hello).unwrap();

@@ -1,12 +1,12 @@
 //! Implements each method: one match from [`Request`] to [`Response`].
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Service;
 use crate::config::READ_DEADLINE;
 use crate::content::merkle::Subtree;
 use crate::fairness::Claimant;
+use crate::model::CallSource;
 use crate::model::PeerId;
 use crate::protocol::wire::{
     self, Change, Changes, ChangesRequest, Fault, FaultCode, HashesRequest, Request, Response,
@@ -20,17 +20,17 @@ const SNAPSHOT: Duration = READ_DEADLINE.saturating_sub(Duration::from_secs(5));
 /// The change counter where nothing ever changes.
 const NEVER: u64 = 0;
 
-/// Answers `request` of the member `caller`, who called from `remote`. May wait for a disk.
+/// Answers `request` of the member `caller`, which came from `source`. May wait for a disk.
 pub fn answer(
     service: &Service,
     caller: PeerId,
-    remote: IpAddr,
+    source: CallSource,
     request: Request,
 ) -> Result<Response, Fault> {
     let (share, asker) = (service.share.as_deref(), Asker::Member(caller));
     match request {
         Request::Hello(theirs) => Ok(Response::Hello(
-            service.members.hello(caller, remote, theirs),
+            service.members.hello(caller, source, theirs),
         )),
         Request::List(request) => match share {
             Some(share) => share.list(&request, asker),
@@ -48,7 +48,7 @@ pub fn answer(
         },
         Request::Search(request) => match share {
             Some(share) => {
-                let caller = Claimant::member(caller, remote);
+                let caller = Claimant::member(caller, source.ip());
                 share.search(&request, caller).map(Response::Search)
             }
             None => Ok(Response::Search(SearchPage {

@@ -1,6 +1,6 @@
 //! This node's own share as a [`Peer`]: the same answers as over the wire, without the wire.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +8,7 @@ use super::Service;
 use super::answer::answer;
 use super::batch;
 use crate::error::Error;
+use crate::model::CallSource;
 use crate::model::{ByteRange, PeerId, RelPath, Root, Version};
 use crate::peer::{ByteStream, Peer};
 use crate::protocol::wire::{BatchAnswer, BatchItem, FaultCode, Request, Response};
@@ -40,7 +41,7 @@ impl Peer for LocalPeer {
     }
 
     fn call(&self, request: &Request, _: Instant) -> Result<Response, Error> {
-        let here = IpAddr::from(Ipv6Addr::LOCALHOST);
+        let here = CallSource::Tcp(Ipv6Addr::LOCALHOST.into());
         answer(&self.service, self.id, here, request.clone()).map_err(|fault| Error::Fault {
             who: WHO.into(),
             fault,

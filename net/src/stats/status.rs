@@ -5,13 +5,14 @@
 //! one means. Nothing in it is derived from the password.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::ledger::Account;
 use crate::membership::MemberHealth;
 use crate::model::{PeerId, RelPath};
+use crate::transport::route::{Route, RouteState};
 
 /// The state of one node at one moment.
 #[derive(Clone, PartialEq, Default, Debug, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct Status {
     /// Why the shared directory is currently not shared at all, in words; `None` while it is
     /// shared, and for a node without one.
     pub share_problem: Option<String>,
+    /// How this node takes part through NATs; `None` if it does not.
+    pub reach: Option<ReachStatus>,
     /// Unreadable directories of the share, as far as somebody has come upon them.
     pub unreadable: Vec<Unreadable>,
 }
@@ -56,6 +59,72 @@ pub struct Unreadable {
     pub problem: String,
     /// Seconds since the problem was found.
     pub seconds: u64,
+}
+
+/// The place of a node that takes part through NATs, as far as it has found out.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReachStatus {
+    /// What a friend gives in place of a PEER; `None` if nobody can call this node.
+    pub ticket: Option<String>,
+    /// The host of the relay to which it is connected.
+    pub relay: Option<String>,
+    /// Why it is connected to none, in words, if that is known.
+    pub problem: Option<String>,
+    /// Whether UDP reaches the relay; `None` until that is known.
+    pub udp: Option<bool>,
+    /// Whether its router gives each destination another port, so that direct ways to members
+    /// behind other routers are unlikely.
+    pub symmetric_nat: Option<bool>,
+    /// Its public addresses, as relays see them.
+    pub public_addresses: Vec<String>,
+}
+
+/// How a member is reached.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteStatus {
+    /// The way that bytes take now.
+    pub kind: RouteKind,
+    /// The host of the relay, if it is relayed.
+    pub relay: Option<String>,
+    /// The round trip in microseconds, as far as it is known.
+    pub round_trip_us: Option<u64>,
+    /// Bytes sent and received by relays on the connection that there is, packets' heads included.
+    pub relayed: u64,
+    /// The same, through NATs without anybody between.
+    pub direct: u64,
+}
+
+/// The kinds of ways to a member.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteKind {
+    /// By TCP.
+    #[default]
+    Tcp,
+    /// Through NATs, without anybody between.
+    Direct,
+    /// Through NATs, by a relay.
+    Relayed,
+}
+
+impl From<RouteState> for RouteStatus {
+    fn from(state: RouteState) -> Self {
+        let (kind, relay) = match state.route {
+            Route::Tcp => (RouteKind::Tcp, None),
+            Route::Direct => (RouteKind::Direct, None),
+            Route::Relayed(host) => (RouteKind::Relayed, Some(host)),
+        };
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            kind,
+            relay,
+            round_trip_us: state.round_trip.map(microseconds),
+            relayed: state.relayed,
+            direct: state.direct,
+        }
+    }
 }
 
 /// A node in a network of 2004.
@@ -78,6 +147,8 @@ pub struct MemberStatus {
     pub peer_id: String,
     /// Where it was last reached, if it was.
     pub address: Option<String>,
+    /// How it is reached now; `None` while it is not, and for servers of 2004.
+    pub route: Option<RouteStatus>,
     /// Whether it answers.
     pub state: Presence,
     /// Seconds since it entered that state.
@@ -154,6 +225,7 @@ pub(crate) fn members(
             MemberStatus {
                 name: standing.name.to_string(),
                 address: standing.address.map(|address| address.to_string()),
+                route: standing.route.map(RouteStatus::from),
                 state: if standing.is_present {
                     Presence::Present
                 } else {
@@ -192,8 +264,6 @@ fn counted(id: PeerId, account: Account, rate: u64) -> MemberStatus {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::error::Error;
     use crate::model::Address;
@@ -217,6 +287,7 @@ mod tests {
             is_present,
             since,
             trouble: (!is_present).then(|| (error.clone(), since)),
+            route: None,
         };
         let standings = vec![standing(2, "bob", true), standing(1, "ann", false)];
         let now = since + Duration::from_secs(5);

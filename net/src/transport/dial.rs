@@ -20,8 +20,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::resolver::Resolver;
+use super::route::RouteState;
 use crate::error::Error;
-use crate::model::Address;
+use crate::model::{Address, TcpAddress};
 
 /// Unacknowledged data and unanswered probes end a connection after this time.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
@@ -30,12 +31,17 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 
 /// How long a retired connection may receive nothing before it is given up.
-const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const RETIRED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes connections to other machines.
 pub trait Dial: Send + Sync + fmt::Debug {
     /// Connects to `address` by `deadline`: [`Error::Unreachable`] or [`Error::Timeout`].
     fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error>;
+
+    /// Returns the state of the way to `address`; `None` if there is none now.
+    fn route(&self, address: &Address) -> Option<RouteState> {
+        address.as_tcp().map(|_| RouteState::tcp(None))
+    }
 }
 
 /// A connection: bytes in order, both ways.
@@ -83,6 +89,9 @@ impl TcpDialer {
 
 impl Dial for TcpDialer {
     fn dial(&self, address: &Address, deadline: Instant) -> Result<Arc<dyn Link>, Error> {
+        let Some(address) = address.as_tcp() else {
+            return Err(Error::unreachable(address.to_string(), "it needs --reach"));
+        };
         let sockets = match zoned(address) {
             Some(socket) => vec![socket],
             None => {
@@ -108,7 +117,7 @@ impl Dial for TcpDialer {
 
 /// Returns the socket address of a link-local IPv6 address with its zone (RFC 4007, section 11).
 /// The system parses it, without a lookup.
-fn zoned(address: &Address) -> Option<SocketAddr> {
+fn zoned(address: &TcpAddress) -> Option<SocketAddr> {
     address.host.contains('%').then_some(())?;
     let mut sockets = (&*address.host, address.port).to_socket_addrs().ok()?;
     sockets.next()
@@ -185,6 +194,11 @@ fn time_left(deadline: Instant) -> io::Result<Duration> {
     Ok(left)
 }
 
+/// Returns why a wait on a retired connection ended.
+pub(super) fn retired() -> io::Error {
+    io::Error::other(Retired)
+}
+
 /// Why a wait on a retired connection ended.
 #[derive(Debug, thiserror::Error)]
 #[error("the other side has another address by now")]
@@ -209,7 +223,7 @@ impl TcpLink {
                 Some(&timeout),
             ) {
                 Ok(0) if left == RETIRED_PATIENCE && self.is_retired() => {
-                    return Err(io::Error::other(Retired));
+                    return Err(retired());
                 }
                 Ok(0) => {}
                 Ok(_) => return Ok(()),
@@ -395,11 +409,11 @@ mod tests {
     #[test]
     fn link_local_zone_names_the_link() {
         // The loopback interface is the first one everywhere.
-        let Some(SocketAddr::V6(socket)) = zoned(&Address::new("fe80::1%lo", 7)) else {
+        let Some(SocketAddr::V6(socket)) = zoned(&TcpAddress::new("fe80::1%lo", 7)) else {
             panic!("not understood");
         };
         assert_eq!((socket.scope_id(), socket.port()), (1, 7));
-        assert_eq!(zoned(&Address::new("fe80::1", 7)), None);
+        assert_eq!(zoned(&TcpAddress::new("fe80::1", 7)), None);
     }
 
     #[test]

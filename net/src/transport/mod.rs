@@ -1,7 +1,10 @@
-//! How bytes reach another machine, up to an encrypted connection to one key. A second transport
-//! will stand beside the TCP one in [`dial`].
+//! How bytes reach another machine, up to an encrypted connection to one key: by TCP ([`dial`]),
+//! or through NATs ([`reach`]).
 
 pub mod dial;
+pub(crate) mod dialers;
 pub(crate) mod handshake;
+pub mod reach;
 pub(crate) mod resolver;
+pub mod route;
 pub(crate) mod tls_link;

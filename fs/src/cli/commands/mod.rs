@@ -1,6 +1,7 @@
 //! One file per command: from its arguments to its output.
 
 pub(crate) mod info;
+pub(crate) mod invite;
 pub(crate) mod mount;
 pub(crate) mod peers;
 pub(crate) mod search;

@@ -111,8 +111,8 @@ fn until_unmounted(
         PROGRAM,
         &format!("mounted on {place}, {}", joined.description()),
     );
-    if let Some(invitation) = joined.invitation() {
-        say(PROGRAM, &invitation);
+    for line in joined.invitation().into_iter().chain(joined.ticket()) {
+        say(PROGRAM, &line);
     }
     if let Err(error) = report() {
         // The process that waited for this mount is gone.

@@ -1,8 +1,10 @@
-//! `tinyp2p peers`: lists the present members, one per line: name, peer id, address.
+//! `tinyp2p peers`: lists the present members, one per line: name, peer id, address, and how each is
+//! reached.
 
 use std::fmt::Write;
 
 use tinyp2p_net::membership::Member;
+use tinyp2p_net::transport::route::Route;
 
 use crate::cli::options::args::JoinArgs;
 use crate::cli::options::password::PasswordSource;
@@ -20,6 +22,16 @@ pub(crate) fn run(source: PasswordSource, args: JoinArgs) -> Result<(), CommandF
     )
 }
 
+/// Says how a member is reached: `tcp`, `direct`, `relayed by HOST`.
+fn way(member: &Member) -> String {
+    match member.peer.route().map(|state| state.route) {
+        Some(Route::Tcp) => "tcp".to_owned(),
+        Some(Route::Direct) => "direct".to_owned(),
+        Some(Route::Relayed(host)) => format!("relayed by {host}"),
+        None => "-".to_owned(),
+    }
+}
+
 /// Names are aligned for people; tabs separate the columns for programs.
 fn table(members: &[Member]) -> String {
     let width = members.iter().map(|m| m.name.chars().count()).max();
@@ -31,10 +43,11 @@ fn table(members: &[Member]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             table,
-            "{:width$}\t{}\t{}",
+            "{:width$}\t{}\t{}\t{}",
             member.name,
             member.id,
             address.as_deref().unwrap_or("-"),
+            way(member),
             width = width.unwrap_or(0),
         );
     }

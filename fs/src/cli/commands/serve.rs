@@ -30,8 +30,8 @@ fn until_signal(joined: &Joined) -> Result<(), CommandFailure> {
     signals::on_signals(sender)?;
     let _shown = joined.show(joined.place(None), None);
     say(PROGRAM, &joined.description());
-    if let Some(invitation) = joined.invitation() {
-        say(PROGRAM, &invitation);
+    for line in joined.invitation().into_iter().chain(joined.ticket()) {
+        say(PROGRAM, &line);
     }
     // The sender lives as long as the process.
     let _ = events.recv();

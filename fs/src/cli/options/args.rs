@@ -11,7 +11,7 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tinyp2p_net::legacy;
-use tinyp2p_net::model::{Address, Invalid, PeerArgument};
+use tinyp2p_net::model::{Invalid, MAX_RELAYS, PeerArgument, RelayAccess, TcpAddress};
 use tinyp2p_net::protocol::wire::MemberRecord;
 use tinyp2p_net::share::check_pattern;
 
@@ -52,8 +52,8 @@ pub(crate) struct MountArgs {
     /// exists and belongs to you
     pub(crate) mountpoint: PathBuf,
 
-    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
-    /// http://host:port. Without one, the neighbours on the local network and the members of last
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], a ticket that
+    /// 'tinyp2p invite' printed, or with --legacy http://host:port. Without one, the neighbours on the local network and the members of last
     /// time are found
     #[arg(value_name = "PEER", value_parser = parse_peer)]
     pub(crate) peers: Vec<FirstPeer>,
@@ -138,6 +138,8 @@ pub(crate) enum Command {
     /// Show what a mount knows of a file: its content root, who has it, what is cached, what
     /// conflicts
     Info(InfoArgs),
+    /// Print the ticket by which a friend's node finds the one that runs here, through any router
+    Invite(InviteArgs),
     /// Unmount, even when busy
     Unmount(UnmountArgs),
 }
@@ -165,8 +167,8 @@ pub(crate) struct JoinArgs {
     #[arg(help = PASSWORD_HELP)]
     pub(crate) password: PasswordArgument,
 
-    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
-    /// http://host:port
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], a ticket that
+    /// 'tinyp2p invite' printed, or with --legacy http://host:port
     #[arg(value_name = "PEER", value_parser = parse_peer)]
     pub(crate) peers: Vec<FirstPeer>,
 
@@ -184,8 +186,8 @@ pub(crate) struct FindArgs {
     #[arg(value_parser = parse_pattern)]
     pub(crate) pattern: String,
 
-    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], or with --legacy
-    /// http://host:port
+    /// A member to begin with: host, host:port or https://host:port[#PEER-ID], a ticket that
+    /// 'tinyp2p invite' printed, or with --legacy http://host:port
     #[arg(value_name = "PEER", value_parser = parse_peer)]
     pub(crate) peers: Vec<FirstPeer>,
 
@@ -254,6 +256,17 @@ pub(crate) struct InfoArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    after_help = "A friend gives the ticket in place of a PEER, and needs the password, too. With several nodes, \
+    each prints a line. Exit codes: 0 done, 1 no node that runs here takes part through routers (--reach)."
+)]
+pub(crate) struct InviteArgs {
+    /// Also print the ticket as a QR code
+    #[arg(long)]
+    pub(crate) qr: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct UnmountArgs {
     /// Where tinyp2p-mount mounted
     pub(crate) mountpoint: PathBuf,
@@ -291,7 +304,7 @@ pub(crate) struct NetworkOptions {
 
     /// The address that others should dial, when it is not the one they see
     #[arg(long, value_name = "HOST[:PORT]")]
-    pub(crate) advertise: Option<Address>,
+    pub(crate) advertise: Option<TcpAddress>,
 
     /// How this member is shown to others [default: the host name]
     #[arg(long, value_parser = parse_name)]
@@ -300,6 +313,19 @@ pub(crate) struct NetworkOptions {
     /// Neither announce nor look for members on the local network
     #[arg(long)]
     pub(crate) no_discovery: bool,
+
+    /// Be found, and find members, through routers: by the relays of the iroh project (n0, which is
+    /// what --reach alone means), by those at these URLs, or without any (none). Relays learn the
+    /// addresses of members and how much they send, but no names and no contents. A PEER that is a
+    /// ticket adds its relays. Without this, nothing is sent to anybody but members
+    #[arg(
+        long,
+        value_name = "n0|URL,...|none",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "n0"
+    )]
+    pub(crate) reach: Option<ReachSetting>,
 
     /// Also speak the protocol of 2004, with the original TinyP2P: its servers are members, and its
     /// clients can fetch the files at the top of the share. It is not encrypted: whoever can listen
@@ -324,6 +350,57 @@ pub(crate) struct NetworkOptions {
     /// Append the log to FILE instead of writing it to standard error
     #[arg(long, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
+}
+
+/// The relays of `--reach`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ReachSetting(pub(crate) Vec<RelayAccess>);
+
+impl FromStr for ReachSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self(Vec::new()));
+        }
+        let relays: Result<Vec<RelayAccess>, _> = text.split(',').map(str::parse).collect();
+        match relays {
+            Ok(relays) if relays.len() > MAX_RELAYS => {
+                Err(format!("at most {MAX_RELAYS} relays can be used at a time"))
+            }
+            relays => relays.map(Self).map_err(|e: Invalid| e.to_string()),
+        }
+    }
+}
+
+/// Joins `--reach` with a value that follows it, as in `--reach=n0`. Its value may be left out, so
+/// what follows is taken for one only if it cannot be meant as anything else.
+pub(crate) fn join_reach(args: &[OsString]) -> Vec<OsString> {
+    let is_value = |text: &OsStr| {
+        let text = text.to_string_lossy();
+        text == "n0"
+            || text == "none"
+            || text.starts_with("n0,")
+            || text.contains("://") && text.parse::<ReachSetting>().is_ok()
+    };
+    let mut joined: Vec<OsString> = Vec::new();
+    let mut args = args.iter().peekable();
+    while let Some(arg) = args.next() {
+        let mut arg = arg.clone();
+        if arg == "--" {
+            joined.push(arg);
+            break;
+        }
+        if arg == "--reach"
+            && let Some(value) = args.next_if(|next| is_value(next))
+        {
+            arg.push("=");
+            arg.push(value);
+        }
+        joined.push(arg);
+    }
+    joined.extend(args.cloned());
+    joined
 }
 
 /// The PASSWORD argument as typed. Never printed.

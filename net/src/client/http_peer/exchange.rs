@@ -14,7 +14,7 @@ use crate::auth::gate::PAIRING_DEADLINE;
 use crate::client::connector::HttpConnection;
 use crate::client::pairing;
 use crate::client::range_get::Head;
-use crate::config::CONNECT_DEADLINE;
+use crate::config::connect_deadline;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 use crate::transport::dial::{Dial, Link};
@@ -182,6 +182,6 @@ pub(super) fn dial(
     address: &Address,
     deadline: Instant,
 ) -> Result<(Arc<dyn Link>, Instant), Error> {
-    let connect_by = deadline.min(Instant::now() + CONNECT_DEADLINE);
+    let connect_by = deadline.min(Instant::now() + connect_deadline(address));
     Ok((dialer.dial(address, connect_by)?, connect_by))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{KnownMember, MemberTable, MembershipEvent, State};
 use crate::fairness::SourceNetwork;
 use crate::membership::crowd;
+use crate::model::CallSource;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::Hello;
 
@@ -18,8 +19,8 @@ const UNREACHABLE: Duration = Duration::from_secs(600);
 /// How often the table is swept for old entries.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// The maximum number of members from one network: an IPv4 address, an IPv6 /48, or all host
-/// names that nobody typed. Keys are free, so anyone with the password could fill the table
+/// The maximum number of members from one network: an IPv4 address, an IPv6 /48, all host names
+/// that nobody typed, or all endpoints behind NATs that nobody has a ticket of. Keys are free, so anyone with the password could fill the table
 /// with their own.
 pub(super) const MAX_FROM_NETWORK: usize = Hello::MAX_MEMBERS / 4;
 
@@ -30,6 +31,8 @@ pub(crate) enum AddressBlock {
     Numbers(SourceNetwork),
     /// Host names: anyone with one has as many as they like.
     Names,
+    /// Endpoints behind NATs: their keys cost nothing.
+    Endpoints,
     /// Addresses that the user typed.
     Typed,
 }
@@ -40,7 +43,18 @@ impl AddressBlock {
         Self::Numbers(SourceNetwork::of(ip).site())
     }
 
+    /// Returns the block of a caller.
+    pub(crate) fn of_source(source: CallSource) -> Self {
+        match source {
+            CallSource::Tcp(ip) => Self::of_ip(ip),
+            CallSource::Reach(_) | CallSource::Member(_) => Self::Endpoints,
+        }
+    }
+
     pub(super) fn of_address(address: &Address) -> Self {
+        let Some(address) = address.as_tcp() else {
+            return Self::Endpoints;
+        };
         let host = address.host.split('%').next().unwrap_or_default();
         host.parse().map_or(Self::Names, Self::of_ip)
     }

@@ -42,7 +42,7 @@ use crate::protocol::wire::{ContactDigest, FaultCode, MemberRecord};
 pub(crate) const WORKERS: usize = 16;
 
 /// The number of classes of work; see [`schedule`].
-const CLASSES: usize = 5;
+const CLASSES: usize = 6;
 
 /// Changes of a member are collected for this long before they are passed on.
 const GOSSIP_DELAY: Duration = Duration::from_millis(200);
@@ -86,6 +86,8 @@ pub(crate) enum MembershipEvent {
     Joined(PeerId, String, Address),
     /// A member that was away was reached.
     Back(PeerId, String, Address),
+    /// A member that is here was reached in a better way.
+    Rerouted(PeerId, String, Address),
     /// A member does not answer.
     Away(PeerId, String, Error),
     /// Nothing was heard of a member for so long that it was forgotten.
@@ -155,6 +157,13 @@ impl KnownMember {
         self.busy.is_none() && (self.state == State::Unreached || is_away)
     }
 
+    /// Returns true if a connection to `address` would be better than the one that there is: TCP is
+    /// several times as fast as anything that gets through NATs.
+    fn is_improved_by(&self, address: &Address) -> bool {
+        let is_through_nats = |address: &Address| address.as_reach().is_some();
+        self.address.as_ref().is_some_and(is_through_nats) && !is_through_nats(address)
+    }
+
     fn ask_by(&mut self, at: Instant, gap: Duration) {
         let earliest = self.last_hello.map_or(at, |last| at.max(last + gap));
         self.hurry(earliest);
@@ -177,6 +186,8 @@ pub(crate) struct MemberTable {
     me: PeerId,
     /// Others can call this node, so it is a member to them.
     is_dialable: bool,
+    /// This node can dial through NATs.
+    has_reach: bool,
     book: Book,
     members: HashMap<PeerId, KnownMember>,
     gossip: Gossip,
@@ -196,6 +207,7 @@ impl MemberTable {
         Self {
             me,
             is_dialable: true,
+            has_reach: false,
             book: Book::default(),
             members: HashMap::new(),
             gossip: Gossip::new(now),
@@ -213,6 +225,16 @@ impl MemberTable {
         self.is_dialable = is_dialable;
     }
 
+    /// Makes this node one that can, or cannot, dial through NATs. If it cannot, it does not keep
+    /// such addresses.
+    pub(crate) fn set_reach(&mut self, has_reach: bool) {
+        self.has_reach = has_reach;
+    }
+
+    fn can_dial(&self, address: &Address) -> bool {
+        self.has_reach || address.as_reach().is_none()
+    }
+
     /// Adds `address`, in canonical form, which the user named.
     pub(crate) fn name(&mut self, address: Address, pinned: Option<PeerId>, now: Instant) {
         self.book.name(address, pinned, now);
@@ -226,7 +248,7 @@ impl MemberTable {
         origin: AddressOrigin,
         now: Instant,
     ) {
-        if id == self.me || origin == AddressOrigin::Member(id) {
+        if id == self.me || origin == AddressOrigin::Member(id) || !self.can_dial(&address) {
             return;
         }
         let owner = self.owner_of(&address);
@@ -332,7 +354,10 @@ impl MemberTable {
 
     /// Notes the addresses at which `id` itself says that it can be dialled.
     pub(crate) fn declared(&mut self, id: PeerId, addresses: &[Address], now: Instant) {
-        for address in addresses.iter().take(MemberRecord::MAX_ADDRESSES) {
+        let addresses = addresses
+            .iter()
+            .filter(|address| self.has_reach || address.as_tcp().is_some());
+        for address in addresses.take(MemberRecord::MAX_ADDRESSES) {
             let owner = self.owner_of(address);
             let (claim, origin) = (Belief::Declared(id), AddressOrigin::Member(id));
             self.book.claim(address, claim, origin, owner, now);
@@ -455,15 +480,16 @@ impl MemberTable {
         }
     }
 
-    /// Returns true when dialling `address` would add nothing: its supposed owner is connected, or
-    /// is being probed at that very address, or is this node.
+    /// Returns true when dialling `address` would add nothing: its supposed owner is connected in
+    /// a way that is as good, or is being probed at that very address, or is this node.
     fn is_covered(&self, address: &Address, belief: Belief) -> bool {
         let Some(owner) = belief.owner() else {
             return false;
         };
         owner == self.me
             || self.members.get(&owner).is_some_and(|entry| {
-                entry.state == State::Present || entry.address.as_ref() == Some(address)
+                entry.address.as_ref() == Some(address)
+                    || entry.state == State::Present && !entry.is_improved_by(address)
             })
     }
 }

@@ -43,7 +43,11 @@ impl MemberTable {
                 let network = self.network_of(address);
                 self.book.reached(address, id, now);
                 let state = self.sign_of_life(id, name, network, now);
-                if matches!(state, Some(State::Unreached | State::Suspect)) {
+                let is_better = self
+                    .members
+                    .get(&id)
+                    .is_some_and(|e| e.is_improved_by(address));
+                if matches!(state, Some(State::Unreached | State::Suspect)) || is_better {
                     self.connected(id, address, now);
                     return Verdict::Keep;
                 }
@@ -69,6 +73,12 @@ impl MemberTable {
         }
         entry.address = Some(address.clone());
         entry.said_hello(id, refresh, now);
+        if entry.state == State::Present {
+            self.revision += 1;
+            let (name, address) = (entry.name.clone(), address.clone());
+            self.events
+                .push(MembershipEvent::Rerouted(id, name, address));
+        }
         self.arrived(id, now);
     }
 

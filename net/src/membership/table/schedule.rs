@@ -11,10 +11,11 @@ use crate::model::{Address, PeerId};
 
 /// The number of workers each class of work may occupy: 0 hellos to present members; first tries of
 /// addresses 1 that the user or the member itself gave, 2 of hearsay; further tries 3 of the
-/// former, with probes of suspects, and 4 of the latter. All but the first leave some workers free,
+/// former, with probes of suspects, and 4 of the latter; 5 all tries through NATs, which may take
+/// longer. All but the first leave some workers free,
 /// and none can starve another: addresses that swallow packets, and members that report many of
 /// them, delay only their own class.
-const MAX_PER_CLASS: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1];
+const MAX_PER_CLASS: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1, 4];
 
 /// A suspect must answer its first hello within this time, and so must a member reported elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -40,8 +41,9 @@ impl KnownMember {
 }
 
 impl Candidate {
-    fn class(&self) -> usize {
+    fn class(&self, address: &Address) -> usize {
         match (self.is_hearsay(), self.failures) {
+            _ if address.as_reach().is_some() => 5,
             (false, 0) => 1,
             (true, 0) => 2,
             (false, _) => 3,
@@ -121,7 +123,13 @@ impl MemberTable {
         let dials = self.book.iter().filter_map(|(address, candidate)| {
             let due = self.book.due(candidate)?;
             let wanted = !self.is_covered(address, candidate.belief);
-            wanted.then(|| (candidate.class(), due, DueJob::Dial(address, candidate)))
+            wanted.then(|| {
+                (
+                    candidate.class(address),
+                    due,
+                    DueJob::Dial(address, candidate),
+                )
+            })
         });
         hellos
             .chain(dials)

@@ -7,14 +7,27 @@ use std::time::{Duration, Instant};
 use super::{MemberTable, MembershipEvent, Selection, State};
 use crate::error::Error;
 use crate::membership::MemberHealth;
-use crate::membership::address::{Reach, is_of_use_to};
+use crate::membership::address::{Scope, is_of_use_to};
 use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
 use crate::protocol::wire::MemberRecord;
 
-/// The maximum number of addresses of one member passed on to others. With a thousand members,
-/// these still fit into one call.
+/// The maximum number of addresses of one member passed on to others: of TCP ports, and through
+/// NATs. With a thousand members, these still fit into one call.
 const MAX_GOSSIPED: usize = 4;
+const MAX_GOSSIPED_REACH: usize = 1;
+
+/// Drops all but the first of `addresses` of each kind.
+fn keep_best(addresses: &mut Vec<Address>) {
+    let (mut tcp, mut reach) = (MAX_GOSSIPED, MAX_GOSSIPED_REACH);
+    addresses.retain(|address| {
+        let room = match address {
+            Address::Tcp(_) => &mut tcp,
+            Address::Reach(_) => &mut reach,
+        };
+        room.checked_sub(1).map(|left| *room = left).is_some()
+    });
+}
 
 impl MemberTable {
     /// Returns the present members: identity, own name, and where they were reached.
@@ -44,6 +57,7 @@ impl MemberTable {
             is_present: entry.state == State::Present,
             since: entry.since,
             trouble: entry.trouble.clone(),
+            route: None,
         })
     }
 
@@ -77,12 +91,12 @@ impl MemberTable {
     }
 
     /// Returns the `selected` contacts for `viewer`, with the addresses that are valid within
-    /// `reach`: where each was reached or says it is, best first.
+    /// `scope`: where each was reached or says it is, best first.
     pub(crate) fn records(
         &self,
         selected: Selection<'_>,
         viewer: PeerId,
-        reach: Reach,
+        scope: Scope,
         now: Instant,
     ) -> Vec<MemberRecord> {
         let contacts = self.members.iter();
@@ -95,12 +109,12 @@ impl MemberTable {
         }
         known.sort_by_key(|(id, entry)| (Reverse(entry.seen), **id));
         known.truncate(selected.max());
-        let mut addresses = self.addresses(reach);
+        let mut addresses = self.addresses(scope);
         known
             .into_iter()
             .filter_map(|(id, entry)| {
                 let mut addresses = addresses.remove(id)?;
-                addresses.truncate(MAX_GOSSIPED);
+                keep_best(&mut addresses);
                 Some(MemberRecord {
                     id: *id,
                     name: entry.name.clone(),
@@ -110,12 +124,12 @@ impl MemberTable {
             .collect()
     }
 
-    /// Returns every member's own addresses that can be passed on within `reach`, best first.
-    fn addresses(&self, reach: Reach) -> HashMap<PeerId, Vec<Address>> {
+    /// Returns every member's own addresses that can be passed on within `scope`, best first.
+    fn addresses(&self, scope: Scope) -> HashMap<PeerId, Vec<Address>> {
         let mut ranked: Vec<_> = self
             .book
             .iter()
-            .filter(|(address, _)| is_of_use_to(address, reach))
+            .filter(|(address, _)| is_of_use_to(address, scope))
             .filter_map(|(address, c)| match c.belief {
                 Belief::Declared(id) | Belief::Reached(id) if id != self.me => {
                     let current = self.members.get(&id)?.address.as_ref() == Some(address);

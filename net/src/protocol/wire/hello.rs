@@ -2,10 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
-use super::fields::{Fields, Refusal, array, bytes, members, structure, text};
+use super::fields::{Fields, Refusal, array, bytes, members, text};
 use super::limits::MAX_CALL_BYTES;
 use crate::model::text::drives_terminal;
-use crate::model::{Address, PeerId};
+use crate::model::{Address, PeerId, ReachAddress, TcpAddress};
 use crate::protocol::xmlrpc::Value;
 
 pub(super) const NAME: &str = "tinyp2p.hello";
@@ -14,10 +14,11 @@ pub(super) const HELP: &str = "\
 struct tinyp2p.hello(struct)
 Two members tell each other who they are and whom they know. Parameter and result have the same
 members: protocol (int), id (string, 52 characters of base32), name (string, 1 to 64 bytes),
-addresses (array of strings, at max 16), port (int, 0 if the sender cannot be dialled), members
-(array of structs of id, name and addresses, at max 1024), perhaps digest (base64 of 16 bytes, over
-the ids of the sender and its contacts) and, in a call, known (base64 of the first 8 bytes of each
-of these ids): the result then has the members that are not among them.";
+addresses (array of strings, at max 16), perhaps reach (array of strings, at max 4), port (int, 0 if
+the sender cannot be dialled), members (array of structs of id, name, addresses and perhaps reach,
+at max 1024), perhaps digest (base64 of 16 bytes, over the ids of the sender and its contacts) and,
+in a call, known (base64 of the first 8 bytes of each of these ids): the result then has the members
+that are not among them.";
 
 /// How one member is described to another. Addresses spread this way, trust never does.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,7 +27,8 @@ pub struct MemberRecord {
     pub id: PeerId,
     /// The name that the member chose; see [`MemberRecord::is_name`].
     pub name: String,
-    /// Where it can be dialled, best first; at most [`MemberRecord::MAX_ADDRESSES`].
+    /// Where it can be dialled, best first: by TCP at [`MemberRecord::MAX_ADDRESSES`] places at
+    /// most, and through NATs at [`MemberRecord::MAX_REACH`].
     pub addresses: Vec<Address>,
 }
 
@@ -46,16 +48,25 @@ impl MemberRecord {
             && name != ".."
     }
 
-    fn members(&self) -> [(&'static str, Value); 3] {
-        let addresses = self.addresses.iter().take(Self::MAX_ADDRESSES);
-        [
+    /// The most addresses behind NATs.
+    pub const MAX_REACH: usize = 4;
+
+    fn members(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let tcp = self.addresses.iter().filter_map(Address::as_tcp);
+        let tcp = tcp.map(|a| Value::String(a.to_string()));
+        let reach = self.addresses.iter().filter_map(Address::as_reach);
+        let reach = reach.map(|a| Value::String(a.encode()));
+        let reach: Vec<_> = reach.take(Self::MAX_REACH).collect();
+        let reach = (!reach.is_empty()).then_some(("reach", Value::Array(reach)));
+        let always = [
             ("id", Value::String(self.id.to_string())),
             ("name", Value::String(self.name.clone())),
             (
                 "addresses",
-                Value::Array(addresses.map(|a| Value::String(a.to_string())).collect()),
+                Value::Array(tcp.take(Self::MAX_ADDRESSES).collect()),
             ),
-        ]
+        ];
+        always.into_iter().chain(reach)
     }
 
     fn take(fields: &mut Fields) -> Result<Self, Refusal> {
@@ -66,11 +77,18 @@ impl MemberRecord {
                 "a member's name must have 1 to 64 bytes, no '/' and no control or invisible characters",
             ));
         }
-        let addresses = fields
-            .array("addresses", Self::MAX_ADDRESSES)?
-            .into_iter()
-            .map(|address| Ok(text(address, "addresses")?.parse()?))
-            .collect::<Result<_, Refusal>>()?;
+        let tcp = fields.array("addresses", Self::MAX_ADDRESSES)?;
+        let tcp = tcp.into_iter().map(|address| {
+            let address: TcpAddress = text(address, "addresses")?.parse()?;
+            Ok(address.into())
+        });
+        let reach = fields.optional("reach");
+        let reach = reach.map(|reach| array(reach, "reach", Self::MAX_REACH));
+        let reach = reach.transpose()?.into_iter().flatten().map(|address| {
+            let address = ReachAddress::decode(&text(address, "reach")?)?;
+            Ok(address.into())
+        });
+        let addresses = tcp.chain(reach).collect::<Result<_, Refusal>>()?;
         Ok(Self {
             id,
             name,
@@ -81,9 +99,11 @@ impl MemberRecord {
     /// Returns an upper bound for the bytes of this record in a message: six for each byte that may
     /// need escaping, and the tags.
     fn weight(&self) -> usize {
-        let addresses = self.addresses.iter().take(Self::MAX_ADDRESSES);
-        let addresses: usize = addresses.map(|a| 64 + a.host.len()).sum();
-        512 + 6 * self.name.len() + addresses
+        let addresses = self.addresses.iter().map(|address| match address {
+            Address::Tcp(address) => 64 + address.host.len(),
+            Address::Reach(address) => 64 + address.encode().len(),
+        });
+        512 + 6 * self.name.len() + addresses.sum::<usize>()
     }
 }
 
@@ -162,20 +182,16 @@ impl Hello {
             None => false,
         };
         let records = self.members.iter().take(Self::MAX_MEMBERS);
-        let records = records.take_while(fits).map(|m| structure(m.members()));
-        let [id, name, addresses] = self.sender.members();
+        let records = records.take_while(fits).map(|m| members(m.members()));
         let digest = self.digest.map(|digest| digest.0.to_vec());
         let optional = [("digest", digest), ("known", known)].into_iter();
         let optional = optional.filter_map(|(name, bytes)| Some((name, Value::Bytes(bytes?))));
         let required = [
             ("protocol", Value::Int(self.protocol.into())),
-            id,
-            name,
-            addresses,
             ("port", Value::Int(self.port.into())),
             ("members", Value::Array(records.collect())),
         ];
-        members(required.into_iter().chain(optional))
+        members(self.sender.members().chain(required).chain(optional))
     }
 
     /// Reads the struct. The version is checked first: the rest of an older one may differ.

@@ -14,6 +14,7 @@ use super::*;
 use crate::content::cache::harness;
 use crate::content::cache::harness::{Content, content};
 use crate::content::merkle::Subtree;
+use crate::model::CallSource;
 use crate::model::{PeerId, RelPath};
 use crate::protocol::wire;
 use crate::protocol::wire::{Fault, FaultCode, HashesRequest};
@@ -80,7 +81,12 @@ impl TestNode {
     fn hashes(&self, root: Root, first: u64, span: u64) -> Result<Subtree, Fault> {
         let request = wire::Request::Hashes(HashesRequest { root, first, span });
         let (member, remote) = (PeerId::from_bytes([1; 32]), Ipv4Addr::LOCALHOST);
-        match answer(&self.service, member, IpAddr::V4(remote), request)? {
+        match answer(
+            &self.service,
+            member,
+            CallSource::Tcp(IpAddr::V4(remote)),
+            request,
+        )? {
             wire::Response::Hashes(subtree) => Ok(subtree),
             _ => panic!("another response"),
         }

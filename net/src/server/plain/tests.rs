@@ -21,7 +21,7 @@ fn quick() -> TestNode {
 }
 
 fn connect(node: &TestNode) -> TcpStream {
-    let socket = TcpStream::connect(("127.0.0.1", node.address().port)).unwrap();
+    let socket = TcpStream::connect(("127.0.0.1", node.port())).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket
@@ -44,7 +44,7 @@ fn ask(node: &TestNode, request: &[u8]) -> Vec<u8> {
 }
 
 fn call(node: &TestNode, operation: &Operation) -> Vec<u8> {
-    let url = Url::new("127.0.0.1", node.address().port).unwrap();
+    let url = Url::new("127.0.0.1", node.port()).unwrap();
     encode_call(&TokenKey::new(b"pw").token(&url), operation)
 }
 

@@ -580,7 +580,7 @@ fn others_announcement_stops_no_answer() {
     wire.run(2 * SECOND);
     let honest = |(_, found): &(u8, Sighting)| {
         let mut addresses = found.addresses.iter();
-        addresses.any(|(at, is_source)| *is_source && at.host == "10.0.0.1")
+        addresses.any(|(at, is_source)| *is_source && at.as_tcp().unwrap().host == "10.0.0.1")
     };
     assert!(wire.found.iter().any(honest), "{:?}", wire.found);
 }
@@ -678,7 +678,12 @@ fn a_moved_node_says_where_it_is_now() {
         .set_links([link(&["10.0.0.77"])], &[V4], now);
     wire.run(3 * SECOND);
     let (_, found) = wire.found.last().unwrap();
-    let has = |host| found.addresses.iter().any(|(at, _)| at.host == host);
+    let has = |host| {
+        found
+            .addresses
+            .iter()
+            .any(|(at, _)| at.as_tcp().unwrap().host == host)
+    };
     assert!(has("10.0.0.77") && !has("10.0.0.1"));
 }
 

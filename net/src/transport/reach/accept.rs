@@ -1,0 +1,223 @@
+//! Takes in connections through NATs, and hands their streams to the server.
+//!
+//! Endpoints cost nothing. So what an unknown one gets is bounded before anything of it is looked
+//! at: few connections, four streams each until one of them shows the key of a member, and half a
+//! minute for that. For the limits of the server, all unknown endpoints that come by a relay are
+//! one source.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iroh::endpoint::{Connection, Incoming};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::engine::MAX_STREAMS;
+use super::known_endpoints::KnownEndpoints;
+use super::link::IncomingStream;
+use super::paths::direct_address;
+use super::{Inner, key_of};
+use crate::model::CallSource;
+use crate::model::EndpointKey;
+
+/// How long a handshake of the engine may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long a connection may last without showing the key of a member.
+const STRANGER: Duration = Duration::from_secs(30);
+
+/// The maximum number of connections of unknown endpoints.
+const MAX_STRANGERS: usize = 128;
+
+/// The maximum number of connections from one endpoint.
+const MAX_PER_ENDPOINT: usize = 8;
+
+/// The maximum number of streams that an unknown endpoint has open on one connection.
+const STRANGER_STREAMS: usize = 4;
+
+/// Streams that wait for the server.
+pub(super) const QUEUE: usize = 64;
+
+/// A stream that somebody has opened to this node.
+#[derive(Debug)]
+pub struct IncomingCall {
+    /// Its bytes.
+    pub stream: IncomingStream,
+    /// Who is charged for it.
+    pub source: CallSource,
+    /// To be told if it is a member.
+    pub admission: Admission,
+}
+
+/// What is to be done once a caller has shown that it is a member. Holds the stream's place among
+/// those of its connection.
+pub struct Admission {
+    endpoint: EndpointKey,
+    known: Arc<KnownEndpoints>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// Notes that a member uses the endpoint, and returns how its calls are charged from now on.
+    pub fn note_member(&self) -> CallSource {
+        self.known.note(self.endpoint, Instant::now());
+        CallSource::Member(self.endpoint)
+    }
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.endpoint.fmt(f)
+    }
+}
+
+/// The numbers of connections that are open to this node.
+#[derive(Default)]
+struct OpenCounts(Mutex<HashMap<EndpointKey, usize>>);
+
+impl OpenCounts {
+    /// Counts one more of `endpoint` until the result is dropped; `None` if it has enough.
+    fn enter(self: &Arc<Self>, endpoint: EndpointKey) -> Option<Entered> {
+        let mut counts = self.0.lock();
+        let count = counts.entry(endpoint).or_default();
+        (*count < MAX_PER_ENDPOINT).then(|| *count += 1)?;
+        let counts = Arc::clone(self);
+        Some(Entered { counts, endpoint })
+    }
+}
+
+struct Entered {
+    counts: Arc<OpenCounts>,
+    endpoint: EndpointKey,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.lock();
+        if let Some(count) = counts.get_mut(&self.endpoint) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.endpoint);
+            }
+        }
+    }
+}
+
+/// Accepts connections until the endpoint is closed.
+pub(super) async fn run(inner: Arc<Inner>) {
+    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let counts = Arc::new(OpenCounts::default());
+    while let Some(incoming) = inner.endpoint.accept().await {
+        let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else {
+            incoming.refuse();
+            continue;
+        };
+        let (inner, counts) = (Arc::clone(&inner), Arc::clone(&counts));
+        tokio::spawn(async move { welcome(inner, incoming, &counts, place).await });
+    }
+}
+
+async fn welcome(
+    inner: Arc<Inner>,
+    incoming: Incoming,
+    counts: &Arc<OpenCounts>,
+    place: OwnedSemaphorePermit,
+) {
+    let connection = match timeout(HANDSHAKE, incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%error, "a connection through NATs failed"),
+        Err(_) => return,
+    };
+    let endpoint = key_of(connection.remote_id());
+    let Some(_entered) = counts.enter(endpoint) else {
+        return connection.close(0_u32.into(), b"too many connections");
+    };
+    inner.open.offer(endpoint, &connection);
+    serve(&inner, connection, Some(place)).await;
+}
+
+/// Hands every stream that the other side opens on `connection` to the server. `place` is given up
+/// once the other side is known.
+pub(super) async fn serve(
+    inner: &Inner,
+    connection: Connection,
+    mut place: Option<OwnedSemaphorePermit>,
+) {
+    let Some(calls) = &inner.calls else { return };
+    let endpoint = key_of(connection.remote_id());
+    let (begun, known) = (Instant::now(), &inner.known);
+    let stranger_streams = Arc::new(Semaphore::new(STRANGER_STREAMS));
+    let streams = Arc::new(Semaphore::new(MAX_STREAMS as usize));
+    loop {
+        let opened = if place.is_some() && !known.has(endpoint, Instant::now()) {
+            let left = STRANGER.saturating_sub(begun.elapsed());
+            match timeout(left, connection.accept_bi()).await {
+                Ok(opened) => opened,
+                // One of its streams may have shown a key meanwhile.
+                Err(_) if known.has(endpoint, Instant::now()) => continue,
+                Err(_) => return connection.close(0_u32.into(), b"no key of a member"),
+            }
+        } else {
+            place = None;
+            connection.accept_bi().await
+        };
+        let Ok(stream) = opened else { return };
+        let (source, places) = if known.has(endpoint, Instant::now()) {
+            (CallSource::Member(endpoint), &streams)
+        } else {
+            let address = direct_address(&connection);
+            (CallSource::Reach(address), &stranger_streams)
+        };
+        // Dropping the stream ends it.
+        let Ok(held) = Arc::clone(places).try_acquire_owned() else {
+            continue;
+        };
+        let admission = Admission {
+            endpoint,
+            known: Arc::clone(known),
+            _place: held,
+        };
+        let stream = IncomingStream::new(stream);
+        if send(calls, stream, source, admission).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn send(
+    calls: &mpsc::Sender<IncomingCall>,
+    stream: IncomingStream,
+    source: CallSource,
+    admission: Admission,
+) -> Option<()> {
+    let call = IncomingCall {
+        stream,
+        source,
+        admission,
+    };
+    calls.send(call).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_endpoint_has_few_connections() {
+        let counts = Arc::new(OpenCounts::default());
+        let endpoint = EndpointKey::from_bytes([1; 32]);
+        let mut entered: Vec<_> = (0..MAX_PER_ENDPOINT)
+            .map(|_| counts.enter(endpoint))
+            .collect();
+        assert!(entered.iter().all(Option::is_some));
+        assert!(counts.enter(endpoint).is_none());
+        assert!(counts.enter(EndpointKey::from_bytes([2; 32])).is_some());
+        entered.pop();
+        assert!(counts.enter(endpoint).is_some());
+        drop(entered);
+        assert!(counts.0.lock().is_empty());
+    }
+}

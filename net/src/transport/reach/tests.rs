@@ -1,0 +1,151 @@
+use std::net::Ipv4Addr;
+use std::thread;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::model::CallSource;
+
+fn endpoint(number: u8, accepts: bool) -> Arc<Reach> {
+    let config = ReachConfig { relays: Vec::new() };
+    Reach::start(&config, &[number; 32], 0, accepts).unwrap()
+}
+
+/// Where `reach` can be called from this host.
+fn here(reach: &Reach) -> Address {
+    let bound = reach.inner.endpoint.bound_sockets();
+    let port = bound.iter().find(|at| at.is_ipv4()).unwrap().port();
+    let direct = vec![(Ipv4Addr::LOCALHOST, port).into()];
+    ReachAddress {
+        direct,
+        ..reach.address()
+    }
+    .into()
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// Takes the next call to `reach` within the time of a test.
+fn next(reach: &Reach, calls: &mut mpsc::Receiver<IncomingCall>) -> IncomingCall {
+    let handle = reach.runtime.handle().unwrap();
+    let call = handle.block_on(async { timeout_at(soon().into(), calls.recv()).await });
+    call.unwrap().unwrap()
+}
+
+#[test]
+fn stream_carries_bytes_both_ways() {
+    let (a, b) = (endpoint(1, true), endpoint(2, true));
+    let mut calls = b.take_calls().unwrap();
+    let link = a.dial(&here(&b), soon()).unwrap();
+    link.write_all(b"hello", soon()).unwrap();
+    let mut call = next(&b, &mut calls);
+    let handle = b.runtime.handle().unwrap();
+    let mut greeting = [0; 5];
+    handle
+        .block_on(call.stream.read_exact(&mut greeting))
+        .unwrap();
+    assert_eq!(&greeting, b"hello");
+    assert!(link.is_quiet());
+    handle.block_on(call.stream.write_all(b"welcome")).unwrap();
+    let mut answer = [0; 16];
+    let read = link.read(&mut answer, soon()).unwrap();
+    assert_eq!(&answer[..read], b"welcome");
+}
+
+#[test]
+fn ten_lanes_share_one_connection_both_ways() {
+    let (a, b) = (endpoint(3, true), endpoint(4, true));
+    let (mut to_a, mut to_b) = (a.take_calls().unwrap(), b.take_calls().unwrap());
+    let (at_a, at_b) = (here(&a), here(&b));
+    let first = a.dial(&at_b, soon()).unwrap();
+    first.write_all(b"x", soon()).unwrap();
+    let call = next(&b, &mut to_b);
+    call.admission.note_member();
+    let links: Vec<_> = (0..9).map(|_| a.dial(&at_b, soon()).unwrap()).collect();
+    for link in &links {
+        link.write_all(b"x", soon()).unwrap();
+    }
+    let calls: Vec<_> = links.iter().map(|_| next(&b, &mut to_b)).collect();
+    let member = CallSource::Member(key_of(a.inner.endpoint.id()));
+    assert!(calls.iter().all(|call| call.source == member));
+    // The other side uses what is there.
+    let back = b.dial(&at_a, soon()).unwrap();
+    back.write_all(b"x", soon()).unwrap();
+    next(&a, &mut to_a);
+    let ids = |reach: &Reach, other: &Reach| {
+        let open = reach.inner.open.get(key_of(other.inner.endpoint.id()));
+        open.unwrap().stable_id()
+    };
+    assert_eq!(ids(&a, &b), {
+        let again = a.dial(&at_b, soon()).unwrap();
+        drop(again);
+        ids(&a, &b)
+    });
+    assert_eq!(
+        b.inner.endpoint.id(),
+        a.inner
+            .open
+            .get(key_of(b.inner.endpoint.id()))
+            .unwrap()
+            .remote_id()
+    );
+}
+
+#[test]
+fn stranger_has_four_streams() {
+    let (a, b) = (endpoint(5, false), endpoint(6, true));
+    let mut calls = b.take_calls().unwrap();
+    let links: Vec<_> = (0..6)
+        .map(|_| {
+            let link = a.dial(&here(&b), soon()).unwrap();
+            link.write_all(b"x", soon()).unwrap();
+            link
+        })
+        .collect();
+    let taken: Vec<_> = (0..4).map(|_| next(&b, &mut calls)).collect();
+    assert!(
+        taken
+            .iter()
+            .all(|call| call.source == CallSource::Reach(Some(Ipv4Addr::LOCALHOST.into())))
+    );
+    // The others are ended.
+    let ended = |link: &Arc<dyn Link>| !matches!(link.read(&mut [0; 1], Instant::now() + Duration::from_secs(2)), Err(why) if why.kind() == io::ErrorKind::TimedOut);
+    let count = links.iter().filter(|link| ended(link)).count();
+    assert_eq!(count, 2);
+}
+
+#[test]
+fn nobody_there_is_noticed_by_the_deadline() {
+    let (a, b) = (endpoint(7, false), endpoint(8, true));
+    let at = here(&b);
+    b.stop();
+    let begun = Instant::now();
+    let error = a.dial(&at, begun + Duration::from_secs(2)).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    assert!(error.is_absence(), "{error}");
+}
+
+#[test]
+fn own_stop_ends_a_read_at_once() {
+    let (a, b) = (endpoint(9, false), endpoint(10, true));
+    let _calls = b.take_calls().unwrap();
+    let link = a.dial(&here(&b), soon()).unwrap();
+    link.write_all(b"x", soon()).unwrap();
+    let reading = thread::spawn(move || link.read(&mut [0; 1], soon()));
+    let begun = Instant::now();
+    a.stop();
+    let _ = reading.join().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+/// A stream's window must stay below what the engine can hold out of order: a larger one ends the
+/// whole connection under loss.
+#[test]
+fn stream_window_is_one_that_loss_does_not_break() {
+    const MAX_PIECES: u32 = 1024;
+    const MIN_PACKET: u32 = 1162;
+    let most = 2 * MAX_PIECES * MIN_PACKET;
+    assert!(engine::STREAM_WINDOW <= most);
+}
