@@ -32,6 +32,7 @@ mod owner_model;
 mod password;
 mod places;
 mod probes;
+mod reach;
 mod refetch;
 mod share_hangs;
 mod share_moves;
