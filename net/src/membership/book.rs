@@ -253,15 +253,17 @@ impl Book {
     /// Marks the beginning of a try. The member's other addresses follow one by one, unless its
     /// outcome is known by then.
     pub(crate) fn begin(&mut self, address: &Address, class: usize, now: Instant) {
-        let owner = self.change(address, |c| {
+        let begun = self.change(address, |c| {
             c.begin(class, now);
-            c.belief.owner()
+            (c.belief.owner(), c.failures == 0)
         });
-        if let Some(owner @ Some(_)) = owner {
+        if let Some((owner @ Some(_), is_promising)) = begun {
             let is_tcp = address.as_tcp().is_some();
             let siblings = self.entries.iter_mut();
             for (other, candidate) in siblings.filter(|(_, c)| c.belief.owner() == owner) {
                 match other {
+                    // What has failed before has no head start any more.
+                    Address::Reach(_) if is_tcp && !is_promising => {}
                     Address::Reach(_) if is_tcp => candidate.delay(now + HEAD_START),
                     // It may take long, and TCP is better.
                     Address::Tcp(_) if !is_tcp => {}

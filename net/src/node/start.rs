@@ -31,7 +31,7 @@ use crate::service::Service;
 use crate::service::local_peer::LocalPeer;
 use crate::service::plaintext::PlaintextProtocol;
 use crate::share::{Roots, Share};
-use crate::transport::dial::TcpDialer;
+use crate::transport::dial::{Dial, TcpDialer};
 use crate::transport::dialers::Dialers;
 use crate::transport::reach::Reach;
 use parking_lot::Mutex;
@@ -196,7 +196,8 @@ fn find_members(
     let typed = typed.filter_map(Address::as_tcp);
     let typed = typed.filter_map(canonical_tcp).map(|address| address.host);
     let own = reach.as_ref().map(|reach| reach.address());
-    let dialer = Arc::new(Dialers::new(TcpDialer::for_typed(typed), reach));
+    let reach = reach.map(|reach| reach as Arc<dyn Dial>);
+    let dialer = Arc::new(Dialers::new(Arc::new(TcpDialer::for_typed(typed)), reach));
     let remembered = config.remember_as.as_deref();
     let advertise = config.advertise.clone();
     let advertise = advertise.or_else(|| only_address(&config.listen));

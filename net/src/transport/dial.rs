@@ -302,10 +302,36 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::transport::conformance::{FarEnd, Pair, link_conforms};
 
     fn soon(milliseconds: u64) -> Instant {
         Instant::now() + Duration::from_millis(milliseconds)
     }
+
+    struct FarSocket(TcpStream);
+
+    impl FarEnd for FarSocket {
+        fn send(&mut self, bytes: &[u8]) {
+            self.0.write_all(bytes).unwrap();
+        }
+
+        fn receive(&mut self, count: usize) -> Vec<u8> {
+            let mut bytes = vec![0; count];
+            self.0.read_exact(&mut bytes).unwrap();
+            bytes
+        }
+
+        fn finish(&mut self) {
+            self.0.shutdown(Shutdown::Write).unwrap();
+        }
+    }
+
+    fn conforming() -> Pair {
+        let (link, socket) = pair();
+        (link, Box::new(FarSocket(socket)))
+    }
+
+    link_conforms!(conforming);
 
     fn pair() -> (Arc<dyn Link>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

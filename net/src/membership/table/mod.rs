@@ -507,4 +507,7 @@ fn is_trouble(error: &Error) -> bool {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod reach_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

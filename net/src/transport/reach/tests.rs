@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::model::CallSource;
+use crate::transport::conformance::{FarEnd, Pair, link_conforms};
 
 fn endpoint(number: u8, accepts: bool) -> Arc<Reach> {
     let config = ReachConfig { relays: Vec::new() };
@@ -149,3 +150,48 @@ fn stream_window_is_one_that_loss_does_not_break() {
     let most = 2 * MAX_PIECES * MIN_PACKET;
     assert!(engine::STREAM_WINDOW <= most);
 }
+
+/// The other end of a stream, with what has to live as long.
+struct FarStream {
+    call: IncomingCall,
+    _ends: [Arc<Reach>; 2],
+    handle: Handle,
+}
+
+impl FarEnd for FarStream {
+    fn send(&mut self, bytes: &[u8]) {
+        let stream = &mut self.call.stream;
+        self.handle.block_on(stream.write_all(bytes)).unwrap();
+    }
+
+    fn receive(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let stream = &mut self.call.stream;
+        self.handle.block_on(stream.read_exact(&mut bytes)).unwrap();
+        bytes
+    }
+
+    fn finish(&mut self) {
+        let stream = &mut self.call.stream;
+        self.handle.block_on(stream.shutdown()).unwrap();
+    }
+}
+
+fn pair() -> Pair {
+    let (a, b) = (endpoint(11, false), endpoint(12, true));
+    let mut calls = b.take_calls().unwrap();
+    let link = a.dial(&here(&b), soon()).unwrap();
+    // The other side does not see a stream before its first byte.
+    link.write_all(b"!", soon()).unwrap();
+    let call = next(&b, &mut calls);
+    let handle = b.runtime.handle().unwrap().clone();
+    let mut far = FarStream {
+        call,
+        _ends: [a, b],
+        handle,
+    };
+    assert_eq!(far.receive(1), b"!");
+    (link, Box::new(far))
+}
+
+link_conforms!(pair);
