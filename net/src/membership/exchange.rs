@@ -49,7 +49,7 @@ impl Introduction {
     /// within `reach`.
     pub(crate) fn answer(
         &self,
-        table: &MemberTable,
+        table: &mut MemberTable,
         caller: PeerId,
         theirs: &Hello,
         reach: Reach,

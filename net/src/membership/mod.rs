@@ -220,7 +220,7 @@ impl Members {
         exchange::called(&mut state.table, caller, remote, &theirs, now);
         let reach = address::reach_of_ip(remote);
         let introduction = self.introduction(&state);
-        let ours = introduction.answer(&state.table, caller, &theirs, reach, now);
+        let ours = introduction.answer(&mut state.table, caller, &theirs, reach, now);
         self.notify(&state);
         ours
     }

@@ -1,16 +1,15 @@
 //! What the table shows to others: the engines, the members, the disk.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{MemberTable, MembershipEvent, Selection, State};
+use super::{KnownMember, MemberTable, MembershipEvent, Selection, State};
 use crate::error::Error;
 use crate::membership::MemberHealth;
 use crate::membership::address::{Reach, is_of_use_to};
 use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::MemberRecord;
+use crate::protocol::wire::{Hello, MemberRecord};
 
 /// The maximum number of addresses of one member passed on to others. With a thousand members,
 /// these still fit into one call.
@@ -85,51 +84,36 @@ impl MemberTable {
         reach: Reach,
         now: Instant,
     ) -> Vec<MemberRecord> {
-        let contacts = self.members.iter();
-        let mut known: Vec<_> = contacts
-            .filter(|(id, entry)| **id != viewer && self.is_contact(entry, now))
-            .filter(|(id, entry)| selected.has(**id, entry))
-            .collect();
-        if known.is_empty() {
-            return Vec::new();
-        }
+        let mut known = selected.of(&self.members, |(id, entry)| {
+            **id != viewer && self.members.is_contact(entry, now)
+        });
         known.sort_by_key(|(id, entry)| (Reverse(entry.seen), **id));
-        known.truncate(selected.max());
-        let mut addresses = self.addresses(reach);
-        known
-            .into_iter()
-            .filter_map(|(id, entry)| {
-                let mut addresses = addresses.remove(id)?;
-                addresses.truncate(MAX_GOSSIPED);
-                Some(MemberRecord {
-                    id: *id,
-                    name: entry.name.clone(),
-                    addresses,
-                })
-            })
+        known.truncate(Hello::MAX_MEMBERS);
+        let records = known.into_iter().map(|(id, entry)| MemberRecord {
+            id: *id,
+            name: entry.name.clone(),
+            addresses: self.addresses(*id, entry, reach),
+        });
+        records
+            .filter(|record| !record.addresses.is_empty())
             .collect()
     }
 
-    /// Returns every member's own addresses that can be passed on within `reach`, best first.
-    fn addresses(&self, reach: Reach) -> HashMap<PeerId, Vec<Address>> {
-        let mut ranked: Vec<_> = self
-            .book
-            .iter()
-            .filter(|(address, _)| is_of_use_to(address, reach))
-            .filter_map(|(address, c)| match c.belief {
-                Belief::Declared(id) | Belief::Reached(id) if id != self.me => {
-                    let current = self.members.get(&id)?.address.as_ref() == Some(address);
-                    Some((id, (!current, Reverse(c.reached), address)))
-                }
-                _ => None,
+    /// Returns the addresses of the member `id` itself that can be passed on within `reach`, best
+    /// first.
+    fn addresses(&self, id: PeerId, entry: &KnownMember, reach: Reach) -> Vec<Address> {
+        let theirs = self.book.owned(id).filter(|(address, candidate)| {
+            candidate.belief.is_first_hand() && is_of_use_to(address, reach)
+        });
+        let mut ranked: Vec<_> = theirs
+            .map(|(address, candidate)| {
+                let is_current = entry.address.as_ref() == Some(address);
+                (!is_current, Reverse(candidate.reached), address)
             })
             .collect();
         ranked.sort();
-        let mut of: HashMap<PeerId, Vec<Address>> = HashMap::new();
-        for (id, (_, _, address)) in ranked {
-            of.entry(id).or_default().push(address.clone());
-        }
-        of
+        let best = ranked.into_iter().take(MAX_GOSSIPED);
+        best.map(|(.., address)| address.clone()).collect()
     }
 
     /// Returns true if `id` is a member, or an address is known that may be its.
