@@ -12,6 +12,9 @@ use crate::concurrency::backoff::Backoff;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
 
+/// The number of classes of work; see [`schedule`](super::table).
+pub(crate) const CLASSES: usize = 6;
+
 /// Addresses that the user typed: the node started last is found within seconds, even when the
 /// others have waited for it for a while.
 const NAMED: Backoff = Backoff {
@@ -231,6 +234,17 @@ impl Candidate {
             (Some(pinned), _) => pinned,
             (None, Belief::Said(id)) => Some(id),
             _ => None,
+        }
+    }
+
+    /// Returns the class of work that its next try is; `address` is the candidate's own.
+    pub(crate) fn class(&self, address: &Address) -> usize {
+        match (self.is_hearsay(), self.failures) {
+            _ if address.as_reach().is_some() => 5,
+            (false, 0) => 1,
+            (true, 0) => 2,
+            (false, _) => 3,
+            (true, _) => 4,
         }
     }
 

@@ -51,7 +51,7 @@ impl Introduction {
     /// within `scope`.
     pub(crate) fn answer(
         &self,
-        table: &MemberTable,
+        table: &mut MemberTable,
         caller: PeerId,
         theirs: &Hello,
         scope: Scope,

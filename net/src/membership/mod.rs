@@ -226,7 +226,7 @@ impl Members {
         exchange::called(&mut state.table, caller, source, &theirs, now);
         let scope = address::scope_of_source(source);
         let introduction = self.introduction(&state);
-        let ours = introduction.answer(&state.table, caller, &theirs, scope, now);
+        let ours = introduction.answer(&mut state.table, caller, &theirs, scope, now);
         self.notify(&state);
         ours
     }

@@ -89,15 +89,14 @@ impl MemberTable {
 
     /// Returns true if `network` has its maximum number of members.
     pub(super) fn has_share(&self, network: AddressBlock) -> bool {
-        let entries = self.members.values();
-        let count = entries.filter(|entry| entry.network == network).count();
-        network != AddressBlock::Typed && count >= MAX_FROM_NETWORK
+        network != AddressBlock::Typed && self.members.count_from(network) >= MAX_FROM_NETWORK
     }
 
     fn forget(&mut self, id: PeerId, now: Instant) {
         if let Some(entry) = self.members.remove(&id) {
             self.events.push(MembershipEvent::Forgotten(id, entry.name));
         }
+        self.book.cover(id, None);
         self.book.forget(id, now);
     }
 

@@ -9,23 +9,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{KnownMember, MemberTable, State};
+use super::contacts::FEW;
+use super::{KnownMember, KnownMembers, MemberTable, State};
 use crate::model::PeerId;
-use crate::protocol::wire::{ContactDigest, Hello, IdPrefix};
-
-/// Hellos between two members are at least this far apart, unless there is something to tell, plus
-/// [`REFRESH_PER_MEMBER`] for each member beyond the first few, so that a large network costs each
-/// of its members no more than a small one.
-const REFRESH: Duration = Duration::from_secs(15);
-const REFRESH_PER_MEMBER: Duration = Duration::from_millis(750);
-
-/// The maximum of that. Twice this is less than [`crate::config::CLIENT_IDLE`], so that the
-/// connection stays open and the first `ls` after a pause finds it so.
-const MAX_REFRESH: Duration = Duration::from_secs(120);
-
-/// The number of members that have no influence on the time between hellos, and that are all told
-/// news at once.
-const FEW: usize = 10;
+use crate::protocol::wire::{ContactDigest, IdPrefix};
 
 /// A member that differs gets this long to hear from newcomers themselves before it is asked.
 const ASK_DELAY: Duration = Duration::from_secs(1);
@@ -59,7 +46,7 @@ pub(crate) enum Selection<'a> {
     All,
     /// Those that are not among these, which ascend.
     AllBut(&'a [IdPrefix]),
-    /// Those that came since, at most [`MAX_NEWS`].
+    /// Those that came since, the last [`MAX_NEWS`] of them.
     Since(Instant),
 }
 
@@ -109,55 +96,28 @@ impl Gossip {
 }
 
 impl Selection<'_> {
-    /// Returns true for a member to describe.
-    pub(super) fn has(self, id: PeerId, entry: &KnownMember) -> bool {
+    /// Returns those of `members` to describe, of whom `may_be_told` is true.
+    pub(super) fn of<'m>(
+        self,
+        members: &'m KnownMembers,
+        may_be_told: impl Fn(&(&'m PeerId, &'m KnownMember)) -> bool,
+    ) -> Vec<(&'m PeerId, &'m KnownMember)> {
+        let all = members.iter().filter(&may_be_told);
         match self {
-            Self::All => true,
-            Self::AllBut(known) => known.binary_search(&IdPrefix::of(id)).is_err(),
-            Self::Since(at) => entry.since >= at,
-        }
-    }
-
-    pub(super) fn max(self) -> usize {
-        match self {
-            Self::All | Self::AllBut(_) => Hello::MAX_MEMBERS,
-            Self::Since(_) => MAX_NEWS,
+            Self::All => all.collect(),
+            Self::AllBut(known) => {
+                let is_new = |id| known.binary_search(&IdPrefix::of(id)).is_err();
+                all.filter(|(id, _)| is_new(**id)).collect()
+            }
+            Self::Since(at) => {
+                let latest = members.since(at).filter(may_be_told);
+                latest.take(MAX_NEWS).collect()
+            }
         }
     }
 }
 
 impl MemberTable {
-    /// Returns the time between hellos to one member.
-    pub(super) fn refresh(&self) -> Duration {
-        let more = u32::try_from(self.members.len().saturating_sub(FEW)).unwrap_or(u32::MAX);
-        let longer = REFRESH_PER_MEMBER.saturating_mul(more);
-        REFRESH.saturating_add(longer).min(MAX_REFRESH)
-    }
-
-    /// Returns true if this node passes `entry` on to others: it is in contact, or was a moment
-    /// ago.
-    pub(super) fn is_contact(&self, entry: &KnownMember, now: Instant) -> bool {
-        match entry.state {
-            State::Present => true,
-            State::Suspect => false,
-            // It calls, but was not reached. A call may be missed now and then.
-            State::Unreached => {
-                now.saturating_duration_since(entry.seen) < self.refresh().saturating_mul(4)
-            }
-        }
-    }
-
-    /// Returns the ids of all that this node is in contact with, and its own if others can reach
-    /// it, ascending.
-    fn contacts(&self, now: Instant) -> Vec<PeerId> {
-        let entries = self.members.iter();
-        let others = entries.filter(|(_, entry)| self.is_contact(entry, now));
-        let itself = self.is_dialable.then_some(self.me);
-        let mut contacts: Vec<_> = others.map(|(id, _)| *id).chain(itself).collect();
-        contacts.sort_unstable();
-        contacts
-    }
-
     /// Returns what a hello to `callee` carries: the digest, the known ids if it asks for others,
     /// and which members it describes.
     pub(crate) fn telling(
@@ -166,30 +126,19 @@ impl MemberTable {
         now: Instant,
     ) -> (ContactDigest, Option<Vec<IdPrefix>>, Selection<'static>) {
         let contacts = self.contacts(now);
-        let digest = ContactDigest::of(&contacts);
+        let (digest, is_small) = (contacts.digest, contacts.ids.len() <= MAX_UNASKED);
         // Whoever has this digest when this node has another is merely behind.
         self.gossip.hear_out(digest, now);
-        let callee = self.members.get_mut(&callee);
-        let callee = callee.filter(|entry| entry.state == State::Present);
-        let (asks, since) = callee.map_or((contacts.len() <= MAX_UNASKED, None), |entry| {
-            (std::mem::take(&mut entry.is_asked), entry.told)
+        let told = self.change(callee, |entry| {
+            let is_present = entry.state == State::Present;
+            is_present.then(|| (std::mem::take(&mut entry.is_asked), entry.told))
         });
-        let known = asks.then(|| contacts.iter().copied().map(IdPrefix::of).collect());
+        let (asks, since) = told.flatten().unwrap_or((is_small, None));
+        let known = asks.then(|| {
+            let ids = self.contacts(now).ids.iter();
+            ids.map(|id| IdPrefix::of(*id)).collect()
+        });
         (digest, known, Selection::Since(since.unwrap_or(now)))
-    }
-
-    /// Returns the digest of this node's contacts.
-    pub(crate) fn digest(&self, now: Instant) -> ContactDigest {
-        ContactDigest::of(&self.contacts(now))
-    }
-
-    /// Returns true if every member that this node is in contact with has the same contacts: nobody
-    /// knows of anybody else.
-    pub(crate) fn is_agreed(&self, now: Instant) -> bool {
-        let own = self.digest(now);
-        let is_present = |entry: &&KnownMember| entry.state == State::Present;
-        let mut present = self.members.values().filter(is_present).peekable();
-        present.peek().is_some() && present.all(|entry| entry.contacts == Some(own))
     }
 
     /// Compares the contacts of `id` with this node's, and asks it for others if it has any.
@@ -201,9 +150,7 @@ impl MemberTable {
         is_answer: bool,
         now: Instant,
     ) {
-        if let Some(entry) = self.members.get_mut(&id) {
-            entry.contacts = theirs;
-        }
+        self.change(id, |entry| entry.contacts = theirs);
         let Some(theirs) = theirs else {
             return;
         };
@@ -213,14 +160,13 @@ impl MemberTable {
         if self.gossip.is_heard_out(theirs, now) || self.digest(now) == theirs {
             return;
         }
-        let count = self.members.len();
-        if let Some(entry) = self.members.get_mut(&id)
-            && entry.state == State::Present
-            && !entry.is_asked
-        {
-            entry.is_asked = true;
-            let at = self.gossip.take_turn(count, now);
-            entry.ask_by(at, Duration::ZERO);
+        let member = self.members.get(&id);
+        if member.is_some_and(|entry| entry.state == State::Present && !entry.is_asked) {
+            let at = self.gossip.take_turn(self.members.len(), now);
+            self.change(id, |entry| {
+                entry.is_asked = true;
+                entry.ask_by(at, Duration::ZERO);
+            });
         }
     }
 
@@ -233,9 +179,8 @@ impl MemberTable {
         let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
         let gap = GOSSIP_GAP + GOSSIP_GAP_PER_MEMBER.saturating_mul(count);
         for id in self.neighbours() {
-            let has_news = self.has_news_for(id);
-            if let Some(entry) = self.members.get_mut(&id).filter(|_| has_news) {
-                entry.ask_by(now, gap);
+            if self.has_news_for(id) {
+                self.change(id, |entry| entry.ask_by(now, gap));
             }
         }
     }
@@ -243,10 +188,12 @@ impl MemberTable {
     /// Returns true if anybody else has come since the last hello to `id`.
     fn has_news_for(&self, id: PeerId) -> bool {
         let last = self.members.get(&id).and_then(|entry| entry.last_hello);
-        let mut others = self.members.iter().filter(|(other, _)| **other != id);
-        others.any(|(_, other)| {
-            other.state == State::Present && last.is_none_or(|last| other.since >= last)
-        })
+        let is_other =
+            |(other, entry): (&PeerId, &KnownMember)| *other != id && entry.state == State::Present;
+        match last {
+            Some(last) => self.members.since(last).any(is_other),
+            None => self.members.iter().any(is_other),
+        }
     }
 
     /// Returns the members that this node passes news on to.

@@ -16,7 +16,9 @@
 //! and keep newcomers out.
 
 mod bounds;
+mod contacts;
 mod gossip;
+mod known;
 mod outcome;
 mod schedule;
 mod views;
@@ -24,25 +26,23 @@ mod views;
 pub(crate) use bounds::AddressBlock;
 pub(crate) use gossip::Selection;
 
+use contacts::Contacts;
 use gossip::Gossip;
+use known::{Effect, KnownMember, KnownMembers, State};
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::book::Book;
-use super::candidate::{AddressOrigin, Belief, DialFailure, OwnerCertainty};
+use super::book::{Book, Cover};
+use super::candidate::{AddressOrigin, Belief, CLASSES, DialFailure, OwnerCertainty};
 use super::mdns::Sighting;
 use crate::auth::AddressSource;
 use crate::concurrency::backoff::spread;
 use crate::error::Error;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::{ContactDigest, FaultCode, MemberRecord};
+use crate::protocol::wire::{FaultCode, MemberRecord};
 
 /// How many workers act on one table.
 pub(crate) const WORKERS: usize = 16;
-
-/// The number of classes of work; see [`schedule`].
-const CLASSES: usize = 6;
 
 /// Changes of a member are collected for this long before they are passed on.
 const GOSSIP_DELAY: Duration = Duration::from_millis(200);
@@ -105,81 +105,6 @@ pub(crate) enum Verdict {
     Close,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    Unreached,
-    Present,
-    Suspect,
-}
-
-#[derive(Debug)]
-struct KnownMember {
-    name: String,
-    state: State,
-    /// Where it was last reached, or where it last called from.
-    network: AddressBlock,
-    /// Where the connection leads; `None` when there is none to probe.
-    address: Option<Address>,
-    /// The last sign of life.
-    seen: Instant,
-    /// When it last started or stopped answering.
-    since: Instant,
-    /// The last error and its time.
-    trouble: Option<(Error, Instant)>,
-    /// When it gets its next hello, unless something makes that urgent.
-    refresh_due: Instant,
-    /// When it gets a hello that has a reason.
-    urgent_due: Option<Instant>,
-    last_hello: Option<Instant>,
-    /// The last hello before the one under way: what is older was told.
-    told: Option<Instant>,
-    /// The digest of its contacts in its last hello.
-    contacts: Option<ContactDigest>,
-    /// The next hello asks it for members that this node does not know.
-    is_asked: bool,
-    /// A hello is under way, in this class.
-    busy: Option<usize>,
-    /// It was reported at another address, or this node has a new one: the next hello decides.
-    doubted: bool,
-    /// The number of failed hellos in a row.
-    failures: u32,
-    /// `Away` was reported.
-    away: bool,
-    /// Counts the connections, so that the outcome on an old one is not attributed to a new one.
-    turn: u64,
-}
-
-impl KnownMember {
-    /// Returns true if evicting it loses nothing: it was never reached, or no longer answers, and
-    /// can be learned again.
-    fn may_go(&self) -> bool {
-        let is_away = self.state == State::Suspect && self.away;
-        self.busy.is_none() && (self.state == State::Unreached || is_away)
-    }
-
-    /// Returns true if a connection to `address` would be better than the one that there is: TCP is
-    /// several times as fast as anything that gets through NATs.
-    fn is_improved_by(&self, address: &Address) -> bool {
-        let is_through_nats = |address: &Address| address.as_reach().is_some();
-        self.address.as_ref().is_some_and(is_through_nats) && !is_through_nats(address)
-    }
-
-    fn ask_by(&mut self, at: Instant, gap: Duration) {
-        let earliest = self.last_hello.map_or(at, |last| at.max(last + gap));
-        self.hurry(earliest);
-    }
-
-    /// Schedules a hello `at` this time, or earlier.
-    fn hurry(&mut self, at: Instant) {
-        self.urgent_due = Some(self.urgent_due.map_or(at, |due| due.min(at)));
-    }
-
-    fn hello_due(&self) -> Instant {
-        self.urgent_due
-            .map_or(self.refresh_due, |due| due.min(self.refresh_due))
-    }
-}
-
 /// The state of membership at one node.
 #[derive(Debug)]
 pub(crate) struct MemberTable {
@@ -189,7 +114,9 @@ pub(crate) struct MemberTable {
     /// This node can dial through NATs.
     has_reach: bool,
     book: Book,
-    members: HashMap<PeerId, KnownMember>,
+    members: KnownMembers,
+    /// As they were told last.
+    contacts: Option<Contacts>,
     gossip: Gossip,
     events: Vec<MembershipEvent>,
     /// How many workers each class of work occupies.
@@ -204,12 +131,15 @@ pub(crate) struct MemberTable {
 impl MemberTable {
     /// Creates an empty table for the node `me`.
     pub(crate) fn new(me: PeerId, now: Instant) -> Self {
+        let mut book = Book::default();
+        book.cover(me, Some(Cover::Everywhere));
         Self {
             me,
             is_dialable: true,
             has_reach: false,
-            book: Book::default(),
-            members: HashMap::new(),
+            book,
+            members: KnownMembers::default(),
+            contacts: None,
             gossip: Gossip::new(now),
             events: Vec::new(),
             running: [0; CLASSES],
@@ -223,6 +153,7 @@ impl MemberTable {
     /// Makes this node one that only asks, or one that others can call.
     pub(crate) fn set_dialable(&mut self, is_dialable: bool) {
         self.is_dialable = is_dialable;
+        self.contacts = None;
     }
 
     /// Makes this node one that can, or cannot, dial through NATs. If it cannot, it does not keep
@@ -291,23 +222,27 @@ impl MemberTable {
     /// Handles a report of `id` at an address other than the connected one: the member has several,
     /// or has left that one. A hello checks at once whether it still answers there.
     fn doubt(&mut self, id: PeerId, now: Instant) {
-        let entry = self.members.get_mut(&id);
-        if let Some(entry) = entry.filter(|entry| entry.state == State::Present) {
-            entry.doubted = true;
-            entry.ask_by(now, DOUBT_GAP);
-        }
+        self.change(id, |entry| {
+            if entry.state == State::Present {
+                entry.doubted = true;
+                entry.ask_by(now, DOUBT_GAP);
+            }
+        });
     }
 
     /// Notes that this node has a new address: connections made from the old one may be dead, and
     /// members that were out of reach may now be near.
     pub(crate) fn relocated(&mut self, now: Instant) {
-        let suspects = self.members.iter_mut().filter_map(|(id, entry)| {
-            entry.doubted = true;
-            entry.hurry(now);
-            (entry.state == State::Suspect).then_some(*id)
-        });
-        for id in suspects.collect::<Vec<_>>() {
-            self.book.seek(id, now);
+        let all: Vec<PeerId> = self.members.iter().map(|(id, _)| *id).collect();
+        for id in all {
+            let state = self.change(id, |entry| {
+                entry.doubted = true;
+                entry.hurry(now);
+                entry.state
+            });
+            if state == Some(State::Suspect) {
+                self.book.seek(id, now);
+            }
         }
     }
 
@@ -341,9 +276,7 @@ impl MemberTable {
                 }
             }
             State::Unreached | State::Suspect => {
-                if let Some(entry) = self.members.get_mut(&id) {
-                    entry.failures = 0;
-                }
+                self.change(id, |entry| entry.failures = 0);
                 self.ask(id, now);
                 for address in addresses {
                     self.book.summon(address, now);
@@ -389,48 +322,45 @@ impl MemberTable {
         if !self.members.contains_key(&id) && !self.make_room(network, now) {
             return None;
         }
-        let entry = self.members.entry(id).or_insert_with(|| KnownMember {
-            name: name.to_owned(),
-            state: State::Unreached,
-            network,
-            address: None,
-            seen: now,
-            since: now,
-            trouble: None,
-            refresh_due: now,
-            urgent_due: None,
-            last_hello: None,
-            told: None,
-            contacts: None,
-            is_asked: false,
-            busy: None,
-            doubted: false,
-            failures: 0,
-            away: false,
-            turn: 0,
-        });
-        entry.seen = now;
-        if entry.name != name {
-            name.clone_into(&mut entry.name);
-            self.revision += 1;
+        if !self.members.contains_key(&id) {
+            self.members
+                .insert(id, KnownMember::new(name, network, now));
         }
-        Some(entry.state)
+        let (state, is_renamed) = self.change(id, |entry| {
+            entry.seen = now;
+            let is_renamed = entry.name != name;
+            if is_renamed {
+                name.clone_into(&mut entry.name);
+            }
+            (entry.state, is_renamed)
+        })?;
+        self.revision += u64::from(is_renamed);
+        Some(state)
+    }
+
+    /// Changes what is known of the member `id`, if it is one. Dials that have become pointless or
+    /// necessary thereby are left out or made from now on.
+    fn change<T>(&mut self, id: PeerId, with: impl FnOnce(&mut KnownMember) -> T) -> Option<T> {
+        let (result, effect) = self.members.change(id, with)?;
+        if effect == Effect::Cover {
+            let cover = self.members.get(&id).and_then(KnownMember::cover);
+            self.book.cover(id, cover);
+        }
+        Some(result)
     }
 
     /// Puts off the hello to `id`, which has just shown that it is there. Every other one goes out
     /// all the same: it shows that this node's own connection still leads there.
     fn defer_hello(&mut self, id: PeerId, now: Instant) {
-        let period = spread(self.refresh(), &id);
-        if let Some(entry) = self.members.get_mut(&id) {
+        let period = spread(self.members.refresh(), &id);
+        self.change(id, |entry| {
             let latest = entry.last_hello.map_or(now, |last| last + 2 * period);
             entry.refresh_due = latest.min(now + period);
-        }
+        });
     }
 
     fn ask(&mut self, id: PeerId, now: Instant) {
-        if let Some(entry) = self.members.get_mut(&id) {
-            entry.ask_by(now, Duration::from_secs(1));
-        }
+        self.change(id, |entry| entry.ask_by(now, Duration::from_secs(1)));
     }
 
     /// Handles a failed call to `id`. Returns true when `error` makes the member suspect.
@@ -444,22 +374,22 @@ impl MemberTable {
             | Error::OtherIdentity { .. } => true,
             error => error.is_absence(),
         };
-        if let Some(entry) = self.members.get_mut(&id)
-            && (telling || is_trouble(error))
-        {
-            entry.trouble = Some((error.clone(), now));
-        }
-        match self.members.get_mut(&id) {
-            Some(entry) if telling && entry.state == State::Present => {
+        let is_suspect = self.change(id, |entry| {
+            if telling || is_trouble(error) {
+                entry.trouble = Some((error.clone(), now));
+            }
+            let is_suspect = telling && entry.state == State::Present;
+            if is_suspect {
                 entry.state = State::Suspect;
                 entry.since = now;
                 entry.failures = 0;
                 entry.hurry(now);
-                self.revision += 1;
-                true
             }
-            _ => false,
-        }
+            is_suspect
+        });
+        let is_suspect = is_suspect == Some(true);
+        self.revision += u64::from(is_suspect);
+        is_suspect
     }
 
     /// Returns how certain it is that the supposed owner of `address` is there.
@@ -478,19 +408,6 @@ impl MemberTable {
             }
             _ => OwnerCertainty::Absent,
         }
-    }
-
-    /// Returns true when dialling `address` would add nothing: its supposed owner is connected in
-    /// a way that is as good, or is being probed at that very address, or is this node.
-    fn is_covered(&self, address: &Address, belief: Belief) -> bool {
-        let Some(owner) = belief.owner() else {
-            return false;
-        };
-        owner == self.me
-            || self.members.get(&owner).is_some_and(|entry| {
-                entry.address.as_ref() == Some(address)
-                    || entry.state == State::Present && !entry.is_improved_by(address)
-            })
     }
 }
 

@@ -60,44 +60,48 @@ impl MemberTable {
     fn connected(&mut self, id: PeerId, address: &Address, now: Instant) {
         let network = self.network_of(address);
         // A member in two networks counts in the one that has room.
-        let (has_share, refresh) = (self.has_share(network), self.refresh());
-        let Some(entry) = self.members.get_mut(&id) else {
-            return;
-        };
-        entry.turn += 1;
-        if let Some(class) = entry.busy.take() {
+        let (has_share, refresh) = (self.has_share(network), self.members.refresh());
+        let busy = self.change(id, |entry| {
+            entry.turn += 1;
+            if !has_share {
+                entry.network = network;
+            }
+            entry.address = Some(address.clone());
+            entry.said_hello(id, refresh, now);
+            let is_here = entry.state == State::Present;
+            (entry.busy.take(), is_here.then(|| entry.name.clone()))
+        });
+        let (busy, rerouted) = busy.unwrap_or_default();
+        if let Some(class) = busy {
             self.running[class] -= 1;
         }
-        if !has_share {
-            entry.network = network;
-        }
-        entry.address = Some(address.clone());
-        entry.said_hello(id, refresh, now);
-        if entry.state == State::Present {
+        if let Some(name) = rerouted {
             self.revision += 1;
-            let (name, address) = (entry.name.clone(), address.clone());
             self.events
-                .push(MembershipEvent::Rerouted(id, name, address));
+                .push(MembershipEvent::Rerouted(id, name, address.clone()));
         }
         self.arrived(id, now);
     }
 
     /// Marks `id`, which answers, as present. If it was not, notifies the others.
     fn arrived(&mut self, id: PeerId, now: Instant) {
-        let Some(entry) = self.members.get_mut(&id) else {
+        let arrival = self.change(id, |entry| {
+            entry.seen = now;
+            entry.failures = 0;
+            entry.doubted = false;
+            let was = std::mem::replace(&mut entry.state, State::Present);
+            if was != State::Present {
+                entry.since = now;
+            }
+            let is_news = std::mem::take(&mut entry.away) || was == State::Unreached;
+            let news = is_news.then(|| Some((entry.name.clone(), entry.address.clone()?)));
+            (was, news.flatten())
+        });
+        let Some((was, news)) = arrival else {
             return;
         };
-        entry.seen = now;
-        entry.failures = 0;
-        entry.doubted = false;
-        let was = std::mem::replace(&mut entry.state, State::Present);
-        let (name, address) = (entry.name.clone(), entry.address.clone());
-        let away = std::mem::take(&mut entry.away);
-        if was != State::Present {
-            entry.since = now;
-            self.revision += 1;
-        }
-        let (true, Some(address)) = (was == State::Unreached || away, address) else {
+        self.revision += u64::from(was != State::Present);
+        let Some((name, address)) = news else {
             return;
         };
         self.events.push(match was {
@@ -117,15 +121,21 @@ impl MemberTable {
         outcome: Result<&str, &Error>,
         now: Instant,
     ) -> Verdict {
-        let Some(entry) = self.members.get_mut(&id).filter(|e| e.turn == turn) else {
+        if self.members.get(&id).is_none_or(|entry| entry.turn != turn) {
+            return Verdict::Keep;
+        }
+        let over = self.change(id, |entry| {
+            let busy = entry.busy.take();
+            (busy, entry.address.clone(), entry.network)
+        });
+        let Some((busy, address, network)) = over else {
             return Verdict::Keep;
         };
-        if let Some(class) = entry.busy.take() {
+        if let Some(class) = busy {
             self.running[class] -= 1;
         }
         match outcome {
             Ok(name) => {
-                let (address, network) = (entry.address.clone(), entry.network);
                 self.sign_of_life(id, name, network, now);
                 if let Some(address) = address {
                     self.book.reached(&address, id, now);
@@ -138,25 +148,29 @@ impl MemberTable {
     }
 
     fn unanswered(&mut self, id: PeerId, error: &Error, now: Instant) -> Verdict {
-        let Some(entry) = self.members.get_mut(&id) else {
+        let Some(entry) = self.members.get(&id) else {
             return Verdict::Close;
         };
+        let is_present = entry.state == State::Present;
+        let is_first = is_present && entry.failures == 0 && !entry.doubted;
         match error {
             // A local failure, or a member that is present but sends nonsense.
             Error::Busy { .. } | Error::Local { .. } => {
-                entry.refresh_due = now + OWN_TROUBLE;
+                self.change(id, |entry| entry.refresh_due = now + OWN_TROUBLE);
             }
-            Error::Misbehaved { .. } | Error::Fault { .. } if entry.state == State::Present => {
-                entry.trouble = Some((error.clone(), now));
+            Error::Misbehaved { .. } | Error::Fault { .. } if is_present => {
+                self.change(id, |entry| entry.trouble = Some((error.clone(), now)));
             }
             // The call used a connection that has since been given up.
-            Error::Moved { .. } => entry.hurry(now),
+            Error::Moved { .. } => {
+                self.change(id, |entry| entry.hurry(now));
+            }
             // One more try, since the connection may only have been closed while it was idle.
-            Error::Unreachable { .. } | Error::Timeout { .. }
-                if entry.state == State::Present && entry.failures == 0 && !entry.doubted =>
-            {
-                entry.failures = 1;
-                entry.hurry(now);
+            Error::Unreachable { .. } | Error::Timeout { .. } if is_first => {
+                self.change(id, |entry| {
+                    entry.failures = 1;
+                    entry.hurry(now);
+                });
             }
             Error::Refused { .. }
             | Error::NotANode { .. }
@@ -167,11 +181,15 @@ impl MemberTable {
                 return Verdict::Close;
             }
             _ => {
-                entry.failures = entry.failures.saturating_add(1);
-                entry.refresh_due = match error {
-                    Error::Later { seconds, .. } => now + Duration::from_secs((*seconds).into()),
-                    _ => now + PROBES.after(entry.failures, &id),
-                };
+                self.change(id, |entry| {
+                    entry.failures = entry.failures.saturating_add(1);
+                    entry.refresh_due = match error {
+                        Error::Later { seconds, .. } => {
+                            now + Duration::from_secs((*seconds).into())
+                        }
+                        _ => now + PROBES.after(entry.failures, &id),
+                    };
+                });
                 self.left(id, error, now);
             }
         }
@@ -180,29 +198,34 @@ impl MemberTable {
 
     /// Marks `id`, which does not answer, as away until it does, and tries its other addresses.
     fn left(&mut self, id: PeerId, error: &Error, now: Instant) {
-        let Some(entry) = self.members.get_mut(&id) else {
+        let parting = self.change(id, |entry| {
+            let was = std::mem::replace(&mut entry.state, State::Suspect);
+            if was == State::Present {
+                entry.since = now;
+            }
+            entry.trouble = Some((error.clone(), now));
+            let was_away = std::mem::replace(&mut entry.away, true);
+            (was, (!was_away).then(|| entry.name.clone()))
+        });
+        let Some((was, news)) = parting else {
             return;
         };
-        if entry.state == State::Present {
-            entry.since = now;
-            self.revision += 1;
-        }
+        self.revision += u64::from(was == State::Present);
         self.gossip.forget_answers();
-        entry.state = State::Suspect;
-        entry.trouble = Some((error.clone(), now));
-        if !std::mem::replace(&mut entry.away, true) {
+        if let Some(name) = news {
             self.events
-                .push(MembershipEvent::Away(id, entry.name.clone(), error.clone()));
+                .push(MembershipEvent::Away(id, name, error.clone()));
             self.book.seek(id, now);
         }
     }
 
     /// Notes that the address of the connection to `id` no longer leads to it.
     fn disconnected(&mut self, id: PeerId, error: &Error, now: Instant) {
-        let Some(address) = self.members.get_mut(&id).and_then(|e| {
-            e.turn += 1;
-            e.address.take()
-        }) else {
+        let address = self.change(id, |entry| {
+            entry.turn += 1;
+            entry.address.take()
+        });
+        let Some(address) = address.flatten() else {
             return;
         };
         match error {

@@ -75,7 +75,11 @@ fn tcp_that_comes_back_takes_over() {
     dials(&mut table, now);
     table.dialled(&tcp(1), Err(&unreachable()), now);
     let later = now + HEAD_START;
-    assert!(dials(&mut table, later).contains(&reach(1)));
+    let dialled = dials(&mut table, later);
+    assert!(dialled.contains(&reach(1)));
+    if dialled.contains(&tcp(1)) {
+        table.dialled(&tcp(1), Err(&unreachable()), later);
+    }
     assert_eq!(
         table.dialled(&reach(1), Ok((id(1), "x")), later),
         Verdict::Keep

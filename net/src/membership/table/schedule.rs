@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{KnownMember, MemberTable, State, WORKERS, WorkerTask};
+use super::{CLASSES, KnownMember, MemberTable, State, WORKERS, WorkerTask};
 use crate::concurrency::backoff::spread;
 use crate::config::{CALL_DEADLINE, CONNECT_DEADLINE};
 use crate::membership::candidate::{AddressOrigin, Candidate};
@@ -15,7 +15,7 @@ use crate::model::{Address, PeerId};
 /// longer. All but the first leave some workers free,
 /// and none can starve another: addresses that swallow packets, and members that report many of
 /// them, delay only their own class.
-const MAX_PER_CLASS: [usize; super::CLASSES] = [WORKERS, 6, 4, 3, 1, 4];
+const MAX_PER_CLASS: [usize; CLASSES] = [WORKERS, 6, 4, 3, 1, 4];
 
 /// A suspect must answer its first hello within this time, and so must a member reported elsewhere.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
@@ -25,6 +25,10 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 /// enough for both.
 const REPROBE_DEADLINE: Duration = CONNECT_DEADLINE.saturating_add(PROBE_DEADLINE);
 
+/// What is least goes first: whether it can wait for named addresses, how many dials its teller has
+/// under way, and when it is due.
+type Urgency = (bool, usize, Instant);
+
 enum DueJob<'a> {
     Hello(PeerId),
     Dial(&'a Address, &'a Candidate),
@@ -32,22 +36,10 @@ enum DueJob<'a> {
 
 impl KnownMember {
     /// Returns the class of its next hello; see [`MAX_PER_CLASS`].
-    fn class(&self) -> usize {
+    pub(super) fn class(&self) -> usize {
         match self.state {
             State::Suspect if self.failures > 0 => 3,
             _ => 0,
-        }
-    }
-}
-
-impl Candidate {
-    fn class(&self, address: &Address) -> usize {
-        match (self.is_hearsay(), self.failures) {
-            _ if address.as_reach().is_some() => 5,
-            (false, 0) => 1,
-            (true, 0) => 2,
-            (false, _) => 3,
-            (true, _) => 4,
         }
     }
 }
@@ -62,21 +54,7 @@ impl MemberTable {
             self.save_due = None;
             return Some(WorkerTask::Save);
         }
-        let busy = self.busy_tellers();
-        // Among equals, addresses that the user named go first, then those of tellers with the
-        // fewest dials under way: a teller of many dead addresses holds up only itself.
-        let urgency = |class: usize, due: Instant, job: &DueJob<'_>| match job {
-            DueJob::Hello(_) => (class, false, 0, due),
-            DueJob::Dial(_, c) => {
-                let load = |origin| busy.get(origin).copied().unwrap_or(0);
-                let load = c.origins().iter().map(load).min().unwrap_or(0);
-                (class, c.named.is_none() && class == 1, load, due)
-            }
-        };
-        let (class, _, job) = self
-            .jobs()
-            .filter(|(_, due, _)| *due <= now)
-            .min_by_key(|(class, due, job)| urgency(*class, *due, job))?;
+        let (class, job) = self.most_urgent(now)?;
         match job {
             DueJob::Hello(id) => self.begin_hello(id, class, now),
             DueJob::Dial(address, candidate) => {
@@ -96,8 +74,13 @@ impl MemberTable {
     /// Returns when [`MemberTable::next`] will have a task, unless a worker becomes free or
     /// something changes first.
     pub(crate) fn wake(&self) -> Option<Instant> {
-        self.jobs()
-            .map(|(_, due, _)| due)
+        let first = |class| {
+            let dial = self.book.waiting(class).map(|(due, ..)| due).next();
+            let hello = self.members.first_hello(class).map(|(due, _)| due);
+            dial.into_iter().chain(hello).min()
+        };
+        self.free_classes()
+            .filter_map(first)
             .chain(self.save_due)
             .chain(self.news_due)
             .min()
@@ -110,36 +93,52 @@ impl MemberTable {
             let due = self.book.due(candidate);
             candidate.awaits_first_try()
                 && due.is_none_or(|due| due <= deadline)
-                && !self.is_covered(address, candidate.belief)
+                && !self.book.is_covered(address, candidate)
         })
     }
 
-    /// Returns all jobs that wait for their time, in the classes that have a free worker.
-    fn jobs(&self) -> impl Iterator<Item = (usize, Instant, DueJob<'_>)> {
-        let hellos = self.members.iter().filter_map(|(id, entry)| {
-            let idle = entry.busy.is_none() && entry.address.is_some();
-            idle.then(|| (entry.class(), entry.hello_due(), DueJob::Hello(*id)))
-        });
-        let dials = self.book.iter().filter_map(|(address, candidate)| {
-            let due = self.book.due(candidate)?;
-            let wanted = !self.is_covered(address, candidate.belief);
-            wanted.then(|| {
-                (
-                    candidate.class(address),
-                    due,
-                    DueJob::Dial(address, candidate),
-                )
-            })
-        });
-        hellos
-            .chain(dials)
-            .filter(|(class, ..)| self.running[*class] < MAX_PER_CLASS[*class])
+    /// Returns the classes of work that have a free worker, the most urgent first.
+    fn free_classes(&self) -> impl Iterator<Item = usize> {
+        let classes = 0..CLASSES;
+        classes.filter(|class| self.running[*class] < MAX_PER_CLASS[*class])
+    }
+
+    /// Returns what to do now, and its class.
+    fn most_urgent(&self, now: Instant) -> Option<(usize, DueJob<'_>)> {
+        self.free_classes().find_map(|class| {
+            let hello = self.members.first_hello(class);
+            let hello = hello.filter(|(due, _)| *due <= now);
+            let hello = hello.map(|(due, id)| ((false, 0, due), DueJob::Hello(id)));
+            let urgent = hello.into_iter().chain(self.most_urgent_dial(class, now));
+            let (_, job) = urgent.min_by_key(|(urgency, _)| *urgency)?;
+            Some((class, job))
+        })
+    }
+
+    /// Returns the dial of `class` to make now. Among equals, addresses that the user named go first,
+    /// then those of tellers with the fewest dials under way: a teller of many dead addresses holds
+    /// up only itself.
+    fn most_urgent_dial(&self, class: usize, now: Instant) -> Option<(Urgency, DueJob<'_>)> {
+        let due = self.book.waiting(class);
+        let mut due = due.take_while(|(due, ..)| *due <= now).peekable();
+        due.peek()?;
+        let busy = self.busy_tellers();
+        let urgency = |due: Instant, candidate: &Candidate| {
+            let load = |origin| busy.get(origin).copied().unwrap_or(0);
+            let load = candidate.origins().iter().map(load).min().unwrap_or(0);
+            (candidate.named.is_none() && class == 1, load, due)
+        };
+        due.map(|(due, address, candidate)| {
+            let job = DueJob::Dial(address, candidate);
+            (urgency(due, candidate), job)
+        })
+        .min_by_key(|(urgency, _)| *urgency)
     }
 
     /// Returns the number of each teller's addresses being dialled.
     fn busy_tellers(&self) -> HashMap<AddressOrigin, usize> {
         let mut busy = HashMap::new();
-        for (_, candidate) in self.book.iter().filter(|(_, c)| c.dialling.is_some()) {
+        for candidate in self.book.under_way() {
             for origin in candidate.origins() {
                 *busy.entry(*origin).or_default() += 1;
             }
@@ -148,22 +147,21 @@ impl MemberTable {
     }
 
     fn begin_hello(&mut self, id: PeerId, class: usize, now: Instant) -> Option<WorkerTask> {
-        let refresh = self.refresh();
-        let entry = self.members.get_mut(&id)?;
+        let refresh = self.members.refresh();
+        let task = self.change(id, |entry| {
+            entry.busy = Some(class);
+            entry.said_hello(id, refresh, now);
+            let within = match entry.state {
+                State::Present if entry.doubted => PROBE_DEADLINE,
+                State::Present if entry.failures == 0 => CALL_DEADLINE,
+                State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
+                _ => REPROBE_DEADLINE,
+            };
+            let turn = entry.turn;
+            WorkerTask::Hello { id, turn, within }
+        })?;
         self.running[class] += 1;
-        entry.busy = Some(class);
-        entry.said_hello(id, refresh, now);
-        let within = match entry.state {
-            State::Present if entry.doubted => PROBE_DEADLINE,
-            State::Present if entry.failures == 0 => CALL_DEADLINE,
-            State::Suspect | State::Unreached if entry.failures == 0 => PROBE_DEADLINE,
-            _ => REPROBE_DEADLINE,
-        };
-        Some(WorkerTask::Hello {
-            id,
-            turn: entry.turn,
-            within,
-        })
+        Some(task)
     }
 }
 

@@ -47,10 +47,10 @@ fn go_away(table: &mut MemberTable, n: usize, network: usize, now: Instant) {
         why: "gone".into(),
     };
     for _ in 0..2 {
-        let turn = table.members[&id(n)].turn;
+        let turn = table.members.get(&id(n)).unwrap().turn;
         table.greeted(id(n), turn, Err(&error), now);
     }
-    assert!(table.members[&id(n)].away);
+    assert!(table.members.get(&id(n)).unwrap().away);
 }
 
 #[test]
@@ -89,8 +89,9 @@ fn network_limit_holds_by_any_way_in() {
     }
     for network in [1, 2] {
         let network = AddressBlock::of_ip(ip(network));
-        let entries = table.members.values();
-        let count = entries.filter(|entry| entry.network == network).count();
+        let entries = table.members.iter();
+        let count = entries.filter(|(_, entry)| entry.network == network);
+        let count = count.count();
         assert_eq!(count, MAX_FROM_NETWORK);
     }
     assert_eq!(table.members.len(), 2 * MAX_FROM_NETWORK);
@@ -221,9 +222,7 @@ fn hello_under_way_keeps_its_member() {
     let now = Instant::now();
     let mut table = reached(Hello::MAX_MEMBERS, |n| n, now);
     go_away(&mut table, 7, 7, now);
-    if let Some(entry) = table.members.get_mut(&id(7)) {
-        entry.busy = Some(3);
-    }
+    table.change(id(7), |entry| entry.busy = Some(3));
     assert!(!join(&mut table, 5000, 5000, now));
 }
 

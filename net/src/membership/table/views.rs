@@ -1,16 +1,15 @@
 //! What the table shows to others: the engines, the members, the disk.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{MemberTable, MembershipEvent, Selection, State};
+use super::{KnownMember, MemberTable, MembershipEvent, Selection, State};
 use crate::error::Error;
 use crate::membership::MemberHealth;
 use crate::membership::address::{Scope, is_of_use_to};
 use crate::membership::candidate::Belief;
 use crate::model::{Address, PeerId};
-use crate::protocol::wire::MemberRecord;
+use crate::protocol::wire::{Hello, MemberRecord};
 
 /// The maximum number of addresses of one member passed on to others: of TCP ports, and through
 /// NATs. With a thousand members, these still fit into one call.
@@ -99,51 +98,37 @@ impl MemberTable {
         scope: Scope,
         now: Instant,
     ) -> Vec<MemberRecord> {
-        let contacts = self.members.iter();
-        let mut known: Vec<_> = contacts
-            .filter(|(id, entry)| **id != viewer && self.is_contact(entry, now))
-            .filter(|(id, entry)| selected.has(**id, entry))
-            .collect();
-        if known.is_empty() {
-            return Vec::new();
-        }
+        let mut known = selected.of(&self.members, |(id, entry)| {
+            **id != viewer && self.members.is_contact(entry, now)
+        });
         known.sort_by_key(|(id, entry)| (Reverse(entry.seen), **id));
-        known.truncate(selected.max());
-        let mut addresses = self.addresses(scope);
-        known
-            .into_iter()
-            .filter_map(|(id, entry)| {
-                let mut addresses = addresses.remove(id)?;
-                keep_best(&mut addresses);
-                Some(MemberRecord {
-                    id: *id,
-                    name: entry.name.clone(),
-                    addresses,
-                })
-            })
+        known.truncate(Hello::MAX_MEMBERS);
+        let records = known.into_iter().map(|(id, entry)| MemberRecord {
+            id: *id,
+            name: entry.name.clone(),
+            addresses: self.addresses(*id, entry, scope),
+        });
+        records
+            .filter(|record| !record.addresses.is_empty())
             .collect()
     }
 
-    /// Returns every member's own addresses that can be passed on within `scope`, best first.
-    fn addresses(&self, scope: Scope) -> HashMap<PeerId, Vec<Address>> {
-        let mut ranked: Vec<_> = self
-            .book
-            .iter()
-            .filter(|(address, _)| is_of_use_to(address, scope))
-            .filter_map(|(address, c)| match c.belief {
-                Belief::Declared(id) | Belief::Reached(id) if id != self.me => {
-                    let current = self.members.get(&id)?.address.as_ref() == Some(address);
-                    Some((id, (!current, Reverse(c.reached), address)))
-                }
-                _ => None,
+    /// Returns the addresses of the member `id` itself that can be passed on within `scope`, best
+    /// first.
+    fn addresses(&self, id: PeerId, entry: &KnownMember, scope: Scope) -> Vec<Address> {
+        let theirs = self.book.owned(id).filter(|(address, candidate)| {
+            candidate.belief.is_first_hand() && is_of_use_to(address, scope)
+        });
+        let mut ranked: Vec<_> = theirs
+            .map(|(address, candidate)| {
+                let is_current = entry.address.as_ref() == Some(address);
+                (!is_current, Reverse(candidate.reached), address)
             })
             .collect();
         ranked.sort();
-        let mut of: HashMap<PeerId, Vec<Address>> = HashMap::new();
-        for (id, (_, _, address)) in ranked {
-            of.entry(id).or_default().push(address.clone());
-        }
-        of
+        let mut addresses = ranked.into_iter().map(|(.., a)| a.clone()).collect();
+        keep_best(&mut addresses);
+        addresses
     }
 
     /// Returns true if `id` is a member, or an address is known that may be its.
