@@ -116,6 +116,7 @@ impl Swarm {
             host: None,
             is_unprivileged: false,
             everywhere: false,
+            port: None,
             options: Vec::new(),
             peers: Vec::new(),
             mounted: false,
@@ -167,6 +168,7 @@ pub(crate) struct Node {
     host: Option<Host>,
     is_unprivileged: bool,
     everywhere: bool,
+    port: Option<u16>,
     options: Vec<OsString>,
     runtime: PathBuf,
     peers: Vec<String>,
@@ -240,6 +242,12 @@ impl Node {
     /// Listens on all addresses of its host, including later ones.
     pub(crate) fn everywhere(mut self) -> Self {
         self.everywhere = true;
+        self
+    }
+
+    /// Listens at another port, beside another node of its host.
+    pub(crate) fn at_port(mut self, port: u16) -> Self {
+        self.port = Some(port);
         self
     }
 
@@ -337,11 +345,7 @@ impl Node {
             "--state-dir".into(),
             self.state().into(),
             "--listen".into(),
-            if self.everywhere {
-                format!("[::]:{PORT}").into()
-            } else {
-                self.socket().to_string().into()
-            },
+            self.listen().into(),
             "--name".into(),
             self.name.clone().into(),
             "--log".into(),
@@ -352,6 +356,14 @@ impl Node {
         }
         options.extend(self.options.iter().cloned());
         options
+    }
+
+    fn listen(&self) -> String {
+        match (self.port, self.everywhere) {
+            (None, true) => format!("[::]:{PORT}"),
+            (None, false) => self.socket().to_string(),
+            (Some(port), _) => SocketAddr::from((self.address, port)).to_string(),
+        }
     }
 
     /// Starts it as `tinyp2p serve` and waits until it listens.

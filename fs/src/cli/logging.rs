@@ -73,9 +73,10 @@ pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, CommandFailu
         (None, _) => "debug,tinyp2p_fs=trace,tinyp2p_net=trace",
     };
     let quiet = options.log.is_none() && options.verbose < 3;
-    let directives = match quiet {
-        true => format!("{directives},{QUIET}"),
-        false => directives.to_owned(),
+    let directives = if quiet {
+        format!("{directives},{QUIET}")
+    } else {
+        directives.to_owned()
     };
     EnvFilter::builder()
         .parse(&directives)

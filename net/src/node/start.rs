@@ -35,6 +35,7 @@ use crate::transport::dial::{Dial, TcpDialer};
 use crate::transport::dialers::Dialers;
 use crate::transport::reach::Reach;
 use parking_lot::Mutex;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -171,18 +172,19 @@ fn with_roots(share: Option<Share>, config: &Config) -> Result<Option<Arc<Share>
     Ok(Some(share.with_roots(roots)?))
 }
 
-/// Binds the endpoint, if this node takes part through NATs: at the port that it listens on, as
+/// Binds the endpoint, if this node takes part through NATs: where it listens, as
 /// far as that is known, so that there is one number to allow in a firewall.
 fn start_reach(config: &Config, identity: &Identity) -> Result<Option<Arc<Reach>>, Error> {
     let Some(reach) = &config.reach else {
         return Ok(None);
     };
-    let (port, accepts) = match config.listen {
-        Listen::Nowhere => (0, false),
-        Listen::At(address) => (address.port(), true),
-        Listen::Default => (DEFAULT_PORT, true),
+    let everywhere = |port| SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let (at, accepts) = match config.listen {
+        Listen::Nowhere => (everywhere(0), false),
+        Listen::At(address) => (address, true),
+        Listen::Default => (everywhere(DEFAULT_PORT), true),
     };
-    Reach::start(reach, identity.endpoint_seed(), port, accepts).map(Some)
+    Reach::start(reach, identity.endpoint_seed(), at, accepts).map(Some)
 }
 
 /// Collects the members that are named or known from last time; none is called yet.

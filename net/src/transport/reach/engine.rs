@@ -1,6 +1,6 @@
 //! Builds the endpoint: every setting of the engine is here.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,16 +32,16 @@ const PATH_IDLE: Duration = Duration::from_secs(6);
 /// So that a path in use never looks idle, even if two of these are lost.
 const PATH_KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// Binds the endpoint with the key that `seed` makes, at `port` if that is free. `accepts` if
-/// others may call it.
+/// Binds the endpoint with the key that `seed` makes, at the UDP port of `at` if that is free, and at
+/// no other address if it names one. `accepts` if others may call it.
 pub(super) async fn bind(
     seed: &[u8; 32],
     relays: &[RelayAccess],
-    port: u16,
+    at: SocketAddr,
     accepts: bool,
     certificates: Arc<PinnedCertificates>,
 ) -> Result<Endpoint, Error> {
-    let build = |port| {
+    let build = |at| {
         let builder = Endpoint::builder(presets::Minimal)
             .secret_key(SecretKey::from_bytes(seed))
             .relay_mode(RelayMode::Custom(relay_map(relays)))
@@ -53,27 +53,29 @@ pub(super) async fn bind(
         } else {
             builder
         };
-        at_port(builder, port)
+        at_address(builder, at)
     };
-    let bound = match build(port)?.bind().await {
+    let bound = match build(at)?.bind().await {
         // Another program, or another node, has that port.
-        Err(_) if port != 0 => build(0)?.bind().await,
+        Err(_) if at.port() != 0 => build(SocketAddr::new(at.ip(), 0))?.bind().await,
         bound => bound,
     };
     bound.map_err(|error| Error::local("binding a UDP port", error))
 }
 
-fn at_port(builder: Builder, port: u16) -> Result<Builder, Error> {
-    let everywhere = [
-        SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
-    ];
-    everywhere
-        .into_iter()
-        .try_fold(builder, |builder, address| {
-            let at = builder.bind_addr(address);
-            at.map_err(|error| Error::local("binding a UDP port", error))
-        })
+fn at_address(builder: Builder, at: SocketAddr) -> Result<Builder, Error> {
+    let places = match at.ip() {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), at.port());
+            vec![v4, at]
+        }
+        _ => vec![at],
+    };
+    let builder = builder.clear_ip_transports();
+    places.into_iter().try_fold(builder, |builder, place| {
+        let bound = builder.bind_addr(place);
+        bound.map_err(|error| Error::local("binding a UDP port", error))
+    })
 }
 
 fn transport() -> QuicTransportConfig {

@@ -125,7 +125,8 @@ impl Drop for ReachRuntime {
 }
 
 impl Reach {
-    /// Binds the endpoint whose key `seed` makes, at UDP `port` if that is free. Waits for nobody:
+    /// Binds the endpoint whose key `seed` makes, at the UDP port of `at` if that is free, and at no
+    /// other address if `at` names one. Waits for nobody:
     /// whether a relay answers shows in [`Reach::state`]. Others can call if it `accepts`.
     ///
     /// # Errors
@@ -133,7 +134,7 @@ impl Reach {
     pub fn start(
         config: &ReachConfig,
         seed: &[u8; 32],
-        port: u16,
+        at: SocketAddr,
         accepts: bool,
     ) -> Result<Arc<Self>, Error> {
         let failed = |why| Error::local("starting to reach others through NATs", why);
@@ -142,7 +143,7 @@ impl Reach {
         let certificates = Arc::new(PinnedCertificates::default());
         certificates.learn(config.relays.iter().map(|access| &access.relay));
         let relays = &config.relays;
-        let bound = engine::bind(seed, relays, port, accepts, Arc::clone(&certificates));
+        let bound = engine::bind(seed, relays, at, accepts, Arc::clone(&certificates));
         let endpoint = handle.block_on(bound)?;
         let direct = match relays[..] {
             [] => own_addresses(&endpoint),

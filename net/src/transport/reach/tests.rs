@@ -9,7 +9,8 @@ use crate::transport::conformance::{FarEnd, Pair, link_conforms};
 
 fn endpoint(number: u8, accepts: bool) -> Arc<Reach> {
     let config = ReachConfig { relays: Vec::new() };
-    Reach::start(&config, &[number; 32], 0, accepts).unwrap()
+    let at = (Ipv4Addr::UNSPECIFIED, 0).into();
+    Reach::start(&config, &[number; 32], at, accepts).unwrap()
 }
 
 /// Where `reach` can be called from this host.
