@@ -20,6 +20,7 @@ import rows_get
 import rows_idle
 import rows_memory
 import rows_names
+import rows_reach
 import rows_reading
 import rows_start
 from contest import hold, tell
@@ -28,7 +29,14 @@ from processes import Failure
 from space import space
 from survey import Survey, conduct
 
-CONTESTS = rows_reading.ROWS + rows_names.ROWS + rows_get.ROWS + rows_start.ROWS + rows_memory.ROWS
+CONTESTS = [
+    *rows_reading.ROWS,
+    *rows_names.ROWS,
+    *rows_get.ROWS,
+    *rows_start.ROWS,
+    *rows_memory.ROWS,
+    *rows_reach.ROWS,
+]
 
 LEAST_PAIRS = 5
 
@@ -42,9 +50,9 @@ def arguments():
         prog="scripts/bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="""\
-Measures TinyP2P side by side with curl, rclone, sshfs and rsync, on this machine and in one run: time,
-and CPU seconds of all processes of each contender. Says which of its bars it reaches. Needs root and a
-machine that does nothing else; takes about two hours, most of that for a million files.""",
+Measures TinyP2P side by side with curl, rclone, sshfs, rsync and magic-wormhole, on this machine and in
+one run: time, and CPU seconds of all processes of each contender. Says which of its bars it reaches.
+Needs root and a machine that does nothing else; takes about two hours, most of that for a million files.""",
         epilog=explained(),
     )
     parser.add_argument("--pairs", type=pairs, metavar="N", help=f"rounds of a row [{LEAST_PAIRS}]")
@@ -123,7 +131,8 @@ def explained():
 
 
 def every_row(members, files):
-    return [*CONTESTS, *rows_idle.surveys(members), *rows_files.surveys(files)]
+    idle = [*rows_idle.surveys(members), rows_reach.IDLE]
+    return [*CONTESTS, *idle, *rows_files.surveys(files)]
 
 
 def chosen(options):

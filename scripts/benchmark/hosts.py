@@ -37,8 +37,7 @@ def network(count, rate):
     delete_networks()
     try:
         for host in [reader, *holders]:
-            run(["ip", "netns", "add", host.namespace])
-            run(["ip", "-n", host.namespace, "link", "set", "lo", "up"])
+            create(host)
         build_bridge(reader)
         for number, holder in enumerate(holders):
             plug_in(reader, holder, f"port{number}")
@@ -54,8 +53,7 @@ def alone():
     host = Host(f"{PREFIX}{os.getpid()}", "127.0.0.1")
     delete_networks()
     try:
-        run(["ip", "netns", "add", host.namespace])
-        run(["ip", "-n", host.namespace, "link", "set", "lo", "up"])
+        create(host)
         yield host
     finally:
         delete_networks()
@@ -63,11 +61,21 @@ def alone():
 
 def bytes_sent(host):
     """Over the loopback of a host so far, with the headers of every packet."""
+    return traffic(host, "lo")[1]
+
+
+def traffic(host, device):
+    """Bytes received and sent by a device of a host so far, with the headers of every packet."""
     for line in run([*host.inside, "cat", "/proc/net/dev"]).splitlines():
         name, _, counters = line.partition(":")
-        if name.strip() == "lo":
-            return int(counters.split()[8])
-    raise Failure(f"no loopback in {host.namespace}")
+        if name.strip() == device:
+            return int(counters.split()[0]), int(counters.split()[8])
+    raise Failure(f"no {device} in {host.namespace}")
+
+
+def create(host):
+    run(["ip", "netns", "add", host.namespace])
+    run(["ip", "-n", host.namespace, "link", "set", "lo", "up"])
 
 
 def delete_networks():
@@ -95,6 +103,6 @@ def plug_in(bridge, host, port):
     run([*ip, "link", "set", "eth0", "up"])
 
 
-def cap(host, rate):
+def cap(host, rate, device="eth0"):
     shape = ["tbf", "rate", rate, "burst", "64kb", "latency", "50ms"]
-    run([*host.inside, "tc", "qdisc", "add", "dev", "eth0", "root", *shape])
+    run([*host.inside, "tc", "qdisc", "add", "dev", device, "root", *shape])

@@ -7,13 +7,13 @@ Where a server's program is not installed, its context manager gives None.
 
 import os
 import pwd
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from processes import eventually, is_listening, mounted, run, running
 from tinyp2p import free_port
-from tools import missing
+from tools import CONTENDERS, missing
 
 CIPHER = "TLS_AES_128_GCM_SHA256"
 
@@ -194,3 +194,57 @@ def sshfs(space, server, directory, ready):
     ]
     with mounted(command, mountpoint, ready, home / "log"):
         yield mountpoint
+
+
+MAILBOX_PORT, TRANSIT_PORT = 4000, 4001
+
+
+@dataclass
+class Wormhole:
+    """The servers of magic-wormhole: by one its programs agree on a key, by the other they send."""
+
+    space: object
+    address: str
+
+    @property
+    def alone(self):
+        """wormhole, without what it is to do."""
+        return [
+            *("wormhole", "--relay-url", f"ws://{self.address}:{MAILBOX_PORT}/v1"),
+            *("--transit-helper", f"tcp:{self.address}:{TRANSIT_PORT}"),
+        ]
+
+    @contextmanager
+    def sending(self, path, inside):
+        """Offers a file from a host for the length of a `with` block; gives the code to fetch it by."""
+        home = self.space.directory("wormhole")
+        # Nobody here guesses, and the first part must be another each time.
+        code = f"{next(self.space.numbers)}-violet-anchor"
+        command = [*self.alone, "send", "--hide-progress", "--code", code, path]
+        with running([*inside, *command], home / "log", {"HOME": str(home)}) as daemon:
+            offered = lambda: code in (home / "log").read_text()
+            eventually("wormhole send offers the file", offered, daemons=[daemon])
+            daemon.settle()
+            yield code
+
+    def receive(self, code, target):
+        return [*self.alone, "receive", "--hide-progress", "--accept-file", "-o", target, code]
+
+
+@contextmanager
+def wormhole(space, host):
+    """Both servers, on a host of a network of its own."""
+    if missing(CONTENDERS["wormhole"]):
+        yield None
+        return
+    home = space.directory("wormhole")
+    at = lambda port: f"tcp:{port}:interface={host.address}"
+    mailbox = ["wormhole-mailbox", "--port", at(MAILBOX_PORT), "--channel-db", home / "channels"]
+    transit = ["transitrelay", "--port", at(TRANSIT_PORT)]
+    with ExitStack() as stack:
+        for server, port in (mailbox, MAILBOX_PORT), (transit, TRANSIT_PORT):
+            command = [*host.inside, "twist3", *server]
+            daemon = stack.enter_context(running(command, home / f"log-{port}"))
+            there = lambda port=port: is_listening(f"{host.address}:{port}", host.inside)
+            eventually(f"{server[0]} listens", there, daemons=[daemon])
+        yield Wormhole(space, host.address)

@@ -255,7 +255,7 @@ def summary(figures):
 def versions():
     """Whom TinyP2P was measured against."""
     found = {}
-    for package in "curl", "nginx", "rclone", "sshfs", "openssh-server", "rsync":
+    for package in "curl", "nginx", "rclone", "sshfs", "openssh-server", "rsync", "magic-wormhole":
         try:
             found[package] = run(["dpkg-query", "-W", "-f", "${Version}", package])
         except Failure:

@@ -43,7 +43,7 @@ def take(count):
             daemons = [started(stack, server) for server in servers]
             notes.append(
                 f"starting them took {time.monotonic() - began:.0f} s, settling "
-                f"{settle(space, host, count):.0f} s more"
+                f"{settle(space, lambda: hosts.bytes_sent(host), count):.0f} s more"
             )
             seconds = space.size(SECONDS, QUICK_SECONDS)
             yield from counted(host, daemons, seconds, count)
@@ -73,15 +73,18 @@ def started(stack, server):
     return daemon
 
 
-def settle(space, host, count):
-    """Waits until the nodes send no more than they go on sending; gives how long that took."""
+def settle(space, traffic, count):
+    """Waits until the nodes send no more than they go on sending; gives how long that took.
+
+    `traffic()` gives the bytes of all of them so far.
+    """
     stretch = space.size(STRETCH, QUICK_SECONDS)
     began = time.monotonic()
     before = None
     while time.monotonic() - began < PATIENCE:
-        sent = hosts.bytes_sent(host)
+        sent = traffic()
         time.sleep(stretch)
-        now = (hosts.bytes_sent(host) - sent) / stretch / count
+        now = (traffic() - sent) / stretch / count
         if before is not None and now >= NEARLY * before - CHANCE:
             break
         before = now
@@ -93,10 +96,7 @@ def counted(host, daemons, seconds, count):
     began = time.monotonic()
     sent, used = hosts.bytes_sent(host), cpu_seconds(daemons)
     wakers = [Waker(daemon) for daemon in daemons]
-    while (left := began + seconds - time.monotonic()) > 0:
-        time.sleep(min(LOOK, left))
-        for waker in wakers:
-            waker.look()
+    watch(wakers, seconds)
     sent, used = hosts.bytes_sent(host) - sent, cpu_seconds(daemons) - used
     share = (time.monotonic() - began) * count
     bytes_bar, wake_ups_bar = BYTES_AT_MOST.get(count), WAKE_UPS_AT_MOST.get(count)
@@ -124,6 +124,15 @@ class Waker:
         now = self.daemon.switches()
         self.count += sum(count - self.before.get(thread, 0) for thread, count in now.items())
         self.before = now
+
+
+def watch(wakers, seconds):
+    """Lets them count for that long."""
+    began = time.monotonic()
+    while (left := began + seconds - time.monotonic()) > 0:
+        time.sleep(min(LOOK, left))
+        for waker in wakers:
+            waker.look()
 
 
 def sockets(host):

@@ -32,8 +32,7 @@ def first_listing(space, _notes):
         home = space.directory("mount")
         mountpoint = home / "mnt"
         mounting = [
-            "env",
-            *(f"{name}={value}" for name, value in tinyp2p.environment(home).items()),
+            *tinyp2p.at_home(home),
             space.programs / "tinyp2p-mount",
             *("--no-share", "--no-discovery", "--log", "warn", "--log-file", home / "log"),
             *("--listen", f"127.0.0.1:{tinyp2p.free_port()}", "--state-dir", home / "state"),

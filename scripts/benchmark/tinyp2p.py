@@ -6,6 +6,7 @@ computed: without a root nothing could be verified, and a server that hashes whi
 would be measured doing two things.
 """
 
+import json
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,6 +92,10 @@ class Mount:
     path: Path
     daemon: Daemon
 
+    @property
+    def home(self):
+        return self.path.parent
+
     def attribute(self, name, path):
         """The value of `user.tinyp2p.NAME`, None while there is none."""
         command = ["getfattr", "--only-values", "-n", f"user.tinyp2p.{name}", self.path / path]
@@ -137,12 +142,24 @@ def mount(space, peers, ready, listen="127.0.0.1", inside=(), options=(), is_set
         yield Mount(mountpoint, daemon)
 
 
+def status(space, home):
+    """What the node that runs in a home says of itself; nothing while it does not answer."""
+    try:
+        return json.loads(run([*at_home(home), space.programs / "tinyp2p", "status", "--json"]))
+    except Failure:
+        return {}
+
+
+def at_home(home):
+    """The prefix that runs a command as if a home were the user's."""
+    return ("env", *(f"{variable}={value}" for variable, value in environment(home).items()))
+
+
 def command(space, name, *arguments, options=()):
     """A command of `tinyp2p` by a node that has never been there; `arguments` end with a peer."""
     home = space.directory(name)
     return [
-        "env",
-        *(f"{variable}={value}" for variable, value in environment(home).items()),
+        *at_home(home),
         *(space.programs / "tinyp2p", name, "--no-discovery", "--state-dir", home / "state"),
         *options,
         space.password,
