@@ -29,7 +29,15 @@ struct Friends {
 
 impl Friends {
     fn behind(nats: &[Nat]) -> Self {
-        let swarm = Swarm::alone();
+        Self::with(Swarm::new(), nats)
+    }
+
+    /// The same, while nothing else takes time on this machine.
+    fn alone_behind(nats: &[Nat]) -> Self {
+        Self::with(Swarm::alone(), nats)
+    }
+
+    fn with(swarm: Swarm, nats: &[Nat]) -> Self {
         let lab = Lab::new(nats);
         let relay = Relay::start(lab.relay());
         Self { relay, lab, swarm }
@@ -135,7 +143,7 @@ fn sharing(friends: &Friends, bytes: usize) -> (Node, Node) {
 /// Copies what is shared over lines of 100 Mbit/s; returns which part of the lines that used.
 fn share_of_line(nat: Nat, kind: &str) -> f64 {
     const BYTES: usize = 48 * MIB;
-    let friends = Friends::behind(&[nat, nat]);
+    let friends = Friends::alone_behind(&[nat, nat]);
     let (_owner, reader) = sharing(&friends, BYTES);
     friends.until_reached((&reader, 1), "a", kind);
     friends.lab.shape(0, 100);
@@ -253,6 +261,27 @@ fn sleepers_wake_elsewhere_and_go_on() {
         copied.code() == 0
     });
     assert!(fs::read(&target).expect("the copy") == content(4 * MIB));
+}
+
+/// A receive window that is too large for the engine ends the whole connection when packets are
+/// lost. The count of bytes is that of one connection, so it shows whether there was another.
+#[test]
+fn overflowing_queue_breaks_no_connection() {
+    const BYTES: usize = 48 * MIB;
+    let friends = Friends::behind(&[Nat::PortPreserving; 2]);
+    let (_owner, reader) = sharing(&friends, BYTES);
+    friends.until_reached((&reader, 1), "a", "direct");
+    // A deep queue that overflows drops every second packet of a long stretch.
+    let mut tc = friends.lab.home(0).command("tc");
+    let queue = "qdisc add dev eth0 root tbf rate 100mbit burst 64k limit 4mb";
+    run(tc.args(queue.split(' ')), LIMIT).expect_success();
+    let target = friends.swarm.path("copy");
+    Copy::of(&reader.at("big"), &target).finish();
+    assert!(fs::read(&target).expect("the copy") == content(BYTES));
+    let status = friends.command(&reader, 1, &["status", "--json"]).text();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let direct = status["members"][0]["route"]["direct"].as_u64();
+    assert!(direct >= Some(BYTES as u64), "{status}");
 }
 
 /// Runs `peers` with some password in a home, by a ticket.

@@ -7,13 +7,14 @@
 //!
 //! `engine` has its settings, `open_connections` keeps one connection to each endpoint, `link`
 //! makes a [`Link`] of a stream, `accept` takes in what others open, `paths` says which way the
-//! bytes go, and `certificates` which relays are believed.
+//! bytes go, `certificates` which relays are believed, and `lookout` sees that a relay answers.
 
 mod accept;
 mod certificates;
 mod engine;
 mod known_endpoints;
 mod link;
+mod lookout;
 mod open_connections;
 mod paths;
 #[cfg(test)]
@@ -160,6 +161,7 @@ impl Reach {
         if accepts {
             handle.spawn(accept::run(Arc::clone(&inner)));
         }
+        handle.spawn(lookout::run(Arc::clone(&inner), !relays.is_empty()));
         Ok(Arc::new(Self {
             inner,
             relays: config.relays.clone(),

@@ -71,6 +71,15 @@ impl OpenConnections {
         slot?.open()
     }
 
+    /// Returns all connections that are open.
+    pub(super) fn all(&self) -> Vec<(EndpointKey, Connection)> {
+        let slots = self.slots.lock();
+        let open = slots
+            .iter()
+            .filter_map(|(key, slot)| Some((*key, slot.open()?)));
+        open.collect()
+    }
+
     /// Forgets `connection`, on which nothing works any more.
     pub(super) fn give_up(&self, endpoint: EndpointKey, connection: &Connection) {
         let slot = self.slots.lock().get(&endpoint).cloned();
