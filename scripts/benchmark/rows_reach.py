@@ -53,7 +53,7 @@ def copies(kind, way):
                     until_reached(space, mount.home, way)
                     into.mkdir()
                     work = rows_get.fetch(space, ["cp", mount.path / FILE, into], share, into)
-                    until_reached(space, mount.home, way)
+                    until_reached(space, mount.home, way, size)
                     return work
 
             def by_get():
@@ -109,14 +109,15 @@ def ticket_of(server, daemon):
     return eventually(f"{server.name} is at its relay", found, daemons=[daemon])
 
 
-def until_reached(space, home, way):
-    """Waits until the node of a home reaches its one member in that way."""
+def until_reached(space, home, way, size=0):
+    """Waits until the node of a home reaches its one member in that way, and so many bytes went there."""
 
-    def ways():
+    def is_reached():
         members = tinyp2p.status(space, home).get("members", [])
-        return [(member.get("route") or {}).get("kind") for member in members] == [way]
+        routes = [member.get("route") or {} for member in members]
+        return [route.get("kind") for route in routes] == [way] and routes[0][way] >= size
 
-    eventually(f"the member is reached {way}", ways)
+    eventually(f"the member is reached {way}, for {size} bytes", is_reached)
 
 
 KINDS = {"port-preserving routers": nat.PORT_PRESERVING, "symmetric routers": nat.SYMMETRIC}

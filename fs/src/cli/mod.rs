@@ -24,8 +24,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use options::args::{Command, PasswordArgument, Tinyp2pArgs, join_reach};
+use options::args::{Command, PasswordArgument, Tinyp2pArgs};
 use options::password::PasswordSource;
+use options::reach::join_reach;
 use output::say;
 
 /// Why a command failed: an exit code for the shell and a message for the person.

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use tinyp2p_net::auth::Password;
 use tinyp2p_net::budget::DEFAULT_ANSWERS;
 use tinyp2p_net::config::{DEFAULT_MEMORY, Listen};
-use tinyp2p_net::model::{MAX_RELAYS, PeerArgument, RelayAccess};
+use tinyp2p_net::model::PeerArgument;
 use tinyp2p_net::node::config::{Config, LegacyConfig};
-use tinyp2p_net::transport::reach::ReachConfig;
 
 use super::CommandFailure;
-use super::options::args::{FirstPeer, NetworkOptions, ReachSetting, parse_name};
+use super::options::args::{FirstPeer, NetworkOptions, parse_name};
 use super::options::cache::{self, base_directory};
 use super::options::password::PasswordSource;
+use super::options::reach;
 use super::options::share::{self, Private, resolved};
 use super::output::say;
 
@@ -78,7 +78,7 @@ pub(super) fn prepare(
     let advertise = options.advertise.clone();
     let name = options.name.clone().unwrap_or_else(host_name);
     let listen = listen(options, role);
-    let reach = reach(options.reach.as_ref(), &peers)?;
+    let reach = reach::choose(options.reach.as_ref(), &peers)?;
     let (discovery, watch) = (!options.no_discovery, !options.no_watch);
     Ok(move |password| Config {
         password,
@@ -121,35 +121,6 @@ fn begin_with(
         }
     }
     Ok((nodes, legacy.then_some(LegacyConfig { peers: servers })))
-}
-
-/// Decides how to take part through NATs: if the user says so, or has a ticket, with the relays that
-/// either names.
-fn reach(
-    setting: Option<&ReachSetting>,
-    peers: &[PeerArgument],
-) -> Result<Option<ReachConfig>, CommandFailure> {
-    let has_ticket = peers.iter().any(|peer| peer.address.as_reach().is_some());
-    if setting.is_none() && !has_ticket {
-        return Ok(None);
-    }
-    let named = setting.into_iter().flat_map(|setting| &setting.0);
-    let mut relays: Vec<RelayAccess> = Vec::new();
-    for access in named.chain(peers.iter().flat_map(|peer| &peer.relays)) {
-        match relays.iter_mut().find(|known| known.relay == access.relay) {
-            // One of them may come without the token.
-            Some(known) => known.token = known.token.take().or_else(|| access.token.clone()),
-            None => relays.push(access.clone()),
-        }
-    }
-    if relays.len() > MAX_RELAYS {
-        let message = format!(
-            "--reach and the tickets name {} relays; at most {MAX_RELAYS} can be used at a time",
-            relays.len()
-        );
-        return Err(CommandFailure::usage(message));
-    }
-    Ok(Some(ReachConfig { relays }))
 }
 
 /// Decides where to listen. A guest listens only when the requested options make

@@ -11,9 +11,11 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use tinyp2p_net::legacy;
-use tinyp2p_net::model::{Invalid, MAX_RELAYS, PeerArgument, RelayAccess, TcpAddress};
+use tinyp2p_net::model::{Invalid, PeerArgument, TcpAddress};
 use tinyp2p_net::protocol::wire::MemberRecord;
 use tinyp2p_net::share::check_pattern;
+
+use super::reach::ReachSetting;
 
 /// Describes the password in the help text, wherever a command takes one.
 const PASSWORD_HELP: &str = "The network's password: '-' asks for it (or reads the first line of \
@@ -350,57 +352,6 @@ pub(crate) struct NetworkOptions {
     /// Append the log to FILE instead of writing it to standard error
     #[arg(long, value_name = "FILE")]
     pub(crate) log_file: Option<PathBuf>,
-}
-
-/// The relays of `--reach`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct ReachSetting(pub(crate) Vec<RelayAccess>);
-
-impl FromStr for ReachSetting {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self(Vec::new()));
-        }
-        let relays: Result<Vec<RelayAccess>, _> = text.split(',').map(str::parse).collect();
-        match relays {
-            Ok(relays) if relays.len() > MAX_RELAYS => {
-                Err(format!("at most {MAX_RELAYS} relays can be used at a time"))
-            }
-            relays => relays.map(Self).map_err(|e: Invalid| e.to_string()),
-        }
-    }
-}
-
-/// Joins `--reach` with a value that follows it, as in `--reach=n0`. Its value may be left out, so
-/// what follows is taken for one only if it cannot be meant as anything else.
-pub(crate) fn join_reach(args: &[OsString]) -> Vec<OsString> {
-    let is_value = |text: &OsStr| {
-        let text = text.to_string_lossy();
-        text == "n0"
-            || text == "none"
-            || text.starts_with("n0,")
-            || text.contains("://") && text.parse::<ReachSetting>().is_ok()
-    };
-    let mut joined: Vec<OsString> = Vec::new();
-    let mut args = args.iter().peekable();
-    while let Some(arg) = args.next() {
-        let mut arg = arg.clone();
-        if arg == "--" {
-            joined.push(arg);
-            break;
-        }
-        if arg == "--reach"
-            && let Some(value) = args.next_if(|next| is_value(next))
-        {
-            arg.push("=");
-            arg.push(value);
-        }
-        joined.push(arg);
-    }
-    joined.extend(args.cloned());
-    joined
 }
 
 /// The PASSWORD argument as typed. Never printed.

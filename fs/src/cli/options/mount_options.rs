@@ -137,7 +137,7 @@ mod tests {
         let (args, options) = with(
             "exec,allow_other,share=/srv/pub,hidden,listen=127.0.0.1:7,advertise=box:9,name=me,\
              no-discovery,state-dir=/s,log=warn\\,fuser=off,log-file=/l,cache-dir=/c,cache-size=2G,\
-             no-reshare,memory=64M,legacy,peer=a,peer=b:7,peer=http://c:8",
+             no-reshare,memory=64M,legacy,reach=n0\\,https://relay.example/#token=a,peer=a,peer=b:7,peer=http://c:8",
         )
         .unwrap();
         assert!(options.exec && options.allow_other);
@@ -154,8 +154,12 @@ mod tests {
         assert_eq!(network.state_dir.as_deref(), Some(Path::new("/s")));
         assert_eq!(network.log.as_deref(), Some("warn,fuser=off"));
         assert_eq!(network.log_file.as_deref(), Some(Path::new("/l")));
+        let relays = "n0,https://relay.example/#token=a".parse().unwrap();
+        assert_eq!(network.reach, Some(relays));
         let peers: Vec<String> = args.peers.iter().map(shown).collect();
         assert_eq!(peers, ["a:15204", "b:7", "http://c:8"]);
+        let bare = with("reach").unwrap().0.network.reach;
+        assert_eq!(bare, Some("n0".parse().unwrap()));
     }
 
     #[test]
