@@ -143,14 +143,14 @@ fn attributes_match_those_of_the_peer() {
 
     let file = fs::metadata(b.at("dir/file")).expect("stat");
     assert_eq!(file.len(), 7);
-    assert_eq!(file.permissions().mode() & 0o7777, 0o444);
+    assert_eq!(file.permissions().mode() & 0o7777, 0o644);
     assert_eq!(
         (file.mtime(), file.mtime_nsec()),
         (1_103_114_096, 789_000_000)
     );
     assert_eq!(file.uid(), rustix::process::getuid().as_raw());
     let directory = fs::metadata(b.at("dir")).expect("stat");
-    assert_eq!(directory.permissions().mode() & 0o7777, 0o555);
+    assert_eq!(directory.permissions().mode() & 0o7777, 0o755);
 
     let refused = |result: std::io::Result<()>| {
         let error = result.expect_err("the mount is read-only").raw_os_error();
@@ -223,4 +223,26 @@ fn only_regular_files_inside_are_served() {
         let error = fs::read(b.at(name)).expect_err("it is not served");
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{name}");
     }
+}
+
+#[test]
+fn copies_belong_to_who_made_them() {
+    let swarm = Swarm::new();
+    let owner = swarm.node("a").file("mail/inbox/1", "first").serve();
+    let reader = swarm.node("b").peer(&owner).mount();
+    eventually(SOON, "the mail is listed", || {
+        reader.at("mail/inbox/1").exists()
+    });
+    let copy = swarm.path("copy");
+    // Root could do all this whatever the bits are.
+    let script =
+        "cp -r \"$0\" \"$1\" && touch \"$1/new\" && echo more >> \"$1/inbox/1\" && rm -rf \"$1\"";
+    let mut shell = Command::new("setpriv");
+    shell.args(["--bounding-set=-dac_override,-dac_read_search", "--"]);
+    shell
+        .args(["sh", "-c", script])
+        .arg(reader.at("mail"))
+        .arg(&copy);
+    run(&mut shell, SOON).expect_success();
+    assert!(!copy.exists());
 }

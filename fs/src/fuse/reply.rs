@@ -99,11 +99,13 @@ impl MountOwner {
             Kind::Directory => FileType::Directory,
             Kind::File => FileType::RegularFile,
         };
+        // What is copied out of the mount gets these bits, so they let its new owner write. Here, the
+        // kernel refuses every write before it looks at them.
         let perm = match (attr.kind, attr.mode) {
             (_, Mode::Unreadable) => 0,
-            (Kind::Directory, _) => 0o555,
-            (Kind::File, Mode::Executable) if self.exec => 0o555,
-            (Kind::File, _) => 0o444,
+            (Kind::Directory, _) => 0o755,
+            (Kind::File, Mode::Executable) if self.exec => 0o755,
+            (Kind::File, _) => 0o644,
         };
         let mtime = time(attr.mtime);
         let size = attr.size.or_zero();

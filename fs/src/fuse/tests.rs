@@ -101,7 +101,7 @@ fn merged_tree_is_mounted_with_attributes() {
     assert_eq!((file.atime(), file.ctime()), (file.mtime(), file.mtime()));
     assert_eq!(
         (file.permissions().mode(), file.blksize()),
-        (0o100_444, 131_072)
+        (0o100_644, 131_072)
     );
     let before_1970 = fs::metadata(mounted.path("d/other")).unwrap();
     assert_eq!(
@@ -109,7 +109,7 @@ fn merged_tree_is_mounted_with_attributes() {
         (-1, 999_999_999)
     );
     let folder = fs::metadata(mounted.path("d")).unwrap();
-    assert_eq!((folder.permissions().mode(), folder.nlink()), (0o40_555, 1));
+    assert_eq!((folder.permissions().mode(), folder.nlink()), (0o40_755, 1));
     assert_eq!(file.uid(), rustix::process::getuid().as_raw());
 }
 
@@ -128,7 +128,7 @@ fn modes_show_read_and_execute_rights() {
     };
     assert_eq!(
         ["text", "program", "secret", "closed"].map(mode),
-        [0o444, 0o555, 0, 0]
+        [0o644, 0o755, 0, 0]
     );
     // This process may be root, whom mode bits do not stop.
     let opened = fs::read(mounted.path("secret")).unwrap_err();
@@ -194,8 +194,8 @@ fn control_directory_is_unlisted_on_the_mount() {
             .permissions()
             .mode()
     };
-    assert_eq!(mode(".tinyp2p"), 0o40_555);
-    assert_eq!(mode(".tinyp2p/status"), 0o100_444);
+    assert_eq!(mode(".tinyp2p"), 0o40_755);
+    assert_eq!(mode(".tinyp2p/status"), 0o100_644);
     let written = fs::write(mounted.path(".tinyp2p/status"), "x").unwrap_err();
     assert_eq!(errno_of(&written), libc::EROFS);
     let missing = File::open(mounted.path(".tinyp2p/x")).unwrap_err();
