@@ -99,8 +99,8 @@ impl MountOwner {
             Kind::Directory => FileType::Directory,
             Kind::File => FileType::RegularFile,
         };
-        // What is copied out of the mount gets these bits, so they let its new owner write. Here, the
-        // kernel refuses every write before it looks at them.
+        // What is copied out of the mount gets these bits, so they let its new owner write. Here,
+        // the kernel refuses every write before it looks at them.
         let perm = match (attr.kind, attr.mode) {
             (_, Mode::Unreadable) => 0,
             (Kind::Directory, _) => 0o755,

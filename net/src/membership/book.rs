@@ -12,7 +12,7 @@ mod tests;
 
 pub(crate) use entries::Cover;
 
-use entries::Entries;
+use entries::AddressIndex;
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ const OWN: Duration = Duration::from_secs(600);
 /// All addresses, in canonical form.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
-    entries: Entries,
+    entries: AddressIndex,
 }
 
 impl Book {
@@ -162,8 +162,8 @@ impl Book {
         self.entries.cover(id, cover);
     }
 
-    /// Returns the addresses that wait to be dialled in `class`, the one due first in front, without
-    /// those that are covered.
+    /// Returns the addresses that wait to be dialled in `class`, the one due first in front,
+    /// without those that are covered.
     pub(crate) fn waiting(
         &self,
         class: usize,
@@ -236,8 +236,8 @@ impl Book {
         worst.is_some_and(|address| self.entries.remove(&address))
     }
 
-    /// Drops the least useful of the addresses that satisfy `counts`: hearsay that has failed, or of
-    /// those that `also` allows, the one that led to a member longest ago.
+    /// Drops the least useful of the addresses that satisfy `counts`: hearsay that has failed, or
+    /// of those that `also` allows, the one that led to a member longest ago.
     fn evict_one(
         &mut self,
         counts: impl Fn(&Candidate) -> bool,

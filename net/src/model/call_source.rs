@@ -13,8 +13,8 @@ pub enum CallSource {
     /// A connection through NATs. The address is that of the other router if the path is direct, as
     /// seen after the handshake.
     Reach(Option<IpAddr>),
-    /// A connection through NATs, from the endpoint of somebody who has shown lately to be a
-    /// member.
+    /// A connection through NATs, from an endpoint over which somebody has lately shown to be a
+    /// member of the network.
     Member(EndpointKey),
 }
 

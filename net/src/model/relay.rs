@@ -6,7 +6,7 @@ use std::str::FromStr;
 use data_encoding::HEXLOWER;
 
 use super::Invalid;
-use super::address::TcpAddress;
+use super::tcp_address::TcpAddress;
 
 /// The port of a relay that names none: that of HTTPS.
 const HTTPS: u16 = 443;
@@ -47,10 +47,10 @@ impl Relay {
 /// A relay, and the token with which it admits its users.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RelayAccess {
-    /// The relay.
+    /// The relay that is meant.
     pub relay: Relay,
-    /// Its token, if it asks for one: 1 to [`RelayAccess::MAX_TOKEN_BYTES`] visible characters of
-    /// ASCII.
+    /// Its token, if it asks for one: 1 to [`RelayAccess::MAX_TOKEN_BYTES`] letters, digits and
+    /// any of `-._~`.
     pub token: Option<String>,
 }
 

@@ -98,7 +98,7 @@ impl ReachAddress {
     pub fn decode(text: &str) -> Result<Self, Invalid> {
         let read = || {
             let bytes = from_base32(text)?;
-            let mut rest = Rest(&bytes);
+            let mut rest = TicketReader(&bytes);
             (rest.byte()? == VERSION).then_some(())?;
             let endpoint = EndpointKey(*rest.array()?);
             let (relays, direct) = rest.places()?;
@@ -186,7 +186,7 @@ impl FromStr for Ticket {
             let bytes = from_base32(text.get(SCHEME.len()..)?)?;
             let (bytes, sum) = bytes.split_at_checked(bytes.len().checked_sub(CHECK_BYTES)?)?;
             (check(bytes) == sum).then_some(())?;
-            let mut rest = Rest(bytes);
+            let mut rest = TicketReader(bytes);
             (rest.byte()? == VERSION).then_some(())?;
             let endpoint = EndpointKey(*rest.array()?);
             let peer = PeerId::from_bytes(*rest.array()?);
@@ -220,8 +220,8 @@ fn from_base32(text: &str) -> Option<Vec<u8>> {
     bytes.ok().filter(|bytes| bytes.len() <= MAX_BYTES)
 }
 
-/// The first byte of a place: the relays of n0, an address, or what there is of a relay that
-/// somebody runs.
+/// The first byte of a place: the relays of n0, an address, or what there is of
+/// a relay that somebody runs.
 const IS_V4: u8 = 8;
 const IS_V6: u8 = 16;
 const IS_N0: u8 = 1;
@@ -267,9 +267,9 @@ fn write_text(bytes: &mut Vec<u8>, text: &str) {
 }
 
 /// What is left to read.
-struct Rest<'a>(&'a [u8]);
+struct TicketReader<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> TicketReader<'a> {
     fn array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
         let (array, rest) = self.0.split_first_chunk()?;
         self.0 = rest;

@@ -60,7 +60,8 @@ pub trait Peer: Send + Sync {
         None
     }
 
-    /// Returns the state of the way to it; `None` where there is none now, and for this node itself.
+    /// Returns the state of the way to it; `None` where there is none now, and for the share of
+    /// this node itself.
     fn route(&self) -> Option<RouteState> {
         None
     }

@@ -25,7 +25,7 @@ use super::identify::{UnidentifiedCaller, crowded, log_end};
 use super::plain;
 use super::stall::StallGuard;
 use crate::model::CallSource;
-use crate::transport::reach::{Admission, IncomingCall};
+use crate::transport::reach::{IncomingCall, StreamAdmission};
 
 /// The pause after a failed accept (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -88,7 +88,7 @@ pub(super) async fn run_streams(
 
 fn caller(
     source: CallSource,
-    admission: Option<Admission>,
+    admission: Option<StreamAdmission>,
     permit: OwnedSemaphorePermit,
     context: &Arc<ServerContext>,
 ) -> UnidentifiedCaller {

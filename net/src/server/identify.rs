@@ -26,7 +26,7 @@ use crate::auth::tls::{ALPN_HTTP, ALPN_PAIR, peer_id};
 use crate::model::CallSource;
 use crate::model::PeerId;
 use crate::protocol::wire::MAX_CALL_BYTES;
-use crate::transport::reach::Admission;
+use crate::transport::reach::StreamAdmission;
 
 /// The response to a key that is not admitted, whatever it sent.
 pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\
@@ -51,7 +51,7 @@ pub(super) struct UnidentifiedCaller {
     /// Who is charged for it.
     pub(super) source: CallSource,
     /// To be told if it is a member; `None` for a TCP connection.
-    pub(super) admission: Option<Admission>,
+    pub(super) admission: Option<StreamAdmission>,
     /// Time limit for showing a key.
     pub(super) deadline: Instant,
     pub(super) context: Arc<ServerContext>,

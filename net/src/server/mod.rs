@@ -1,14 +1,15 @@
 //! The answering side: HTTP/1.1 over TLS for members, pairing for strangers, silence for the rest.
 //!
-//! There is one TCP port. `listen` binds it. `accept` takes connections, and streams through
-//! NATs, as far as a whole first record (`first_record`), and `identify` finds out whose they are. `turnstile` says when they may shake hands (by `hello_queue`,
-//! made of many `hello_line`s), `connection_limits` how many there may be, `http` how long their
-//! heads may be, `work` how much is done for them, and `limits` has all bounds. A member's requests
-//! go to `routes`: `POST /RPC2` to `rpc` and on to [`answer`](crate::service::answer);
-//! `GET /files/PATH` to `files`, where `range` decides what to send and `body` sends it;
-//! `GET /content/ROOT` to `content`, which may send what `blocks` reads from the disk cache;
-//! `POST /batch` to `batch`. With `--legacy`, `plain` answers unencrypted connections. Other
-//! strangers see `pairing` or a constant refusal, and no HTTP or XML parser runs for them.
+//! There is one TCP port. `listen` binds it. `accept` takes connections, and streams through NATs,
+//! as far as a whole first record (`first_record`), and `identify` finds out whose they are.
+//! `turnstile` says when they may shake hands (by `hello_queue`, made of many `hello_line`s),
+//! `connection_limits` how many there may be, `http` how long their heads may be, `work` how much
+//! is done for them, and `limits` has all bounds. A member's requests go to `routes`: `POST /RPC2`
+//! to `rpc` and on to [`answer`](crate::service::answer); `GET /files/PATH` to `files`, where
+//! `range` decides what to send and `body` sends it; `GET /content/ROOT` to `content`, which may
+//! send what `blocks` reads from the disk cache; `POST /batch` to `batch`. With `--legacy`, `plain`
+//! answers unencrypted connections. Other strangers see `pairing` or a constant refusal, and no
+//! HTTP or XML parser runs for them.
 //!
 //! hyper is used here only. tokio's runtime, which a few other parts wait on (`auth::gate`,
 //! `share::watch`, `service::answer`), belongs to the [`Server`]; everything that may wait for a

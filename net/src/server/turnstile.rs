@@ -14,7 +14,7 @@ use super::hello_line::Dice;
 use super::hello_queue::{HandshakeThread, HelloQueue, HelloRates};
 use crate::fairness::Familiarity;
 
-type Ticket = oneshot::Sender<HandshakeThread>;
+type TurnSender = oneshot::Sender<HandshakeThread>;
 
 pub(super) struct Turnstile {
     state: Mutex<State>,
@@ -23,7 +23,7 @@ pub(super) struct Turnstile {
 }
 
 struct State {
-    queue: HelloQueue<Ticket>,
+    queue: HelloQueue<TurnSender>,
     /// When the clock strikes next; `None` while it is stopped.
     strikes_at: Option<Instant>,
 }
@@ -43,7 +43,7 @@ impl Turnstile {
     pub(super) async fn pass(&self, remote: IpAddr, familiarity: Familiarity) -> HandshakeThread {
         let (ticket, turn) = oneshot::channel();
         let now = Instant::now();
-        let gone = Ticket::is_closed;
+        let gone = TurnSender::is_closed;
         let queue = |state: &mut State| state.queue.push(remote, familiarity, ticket, now, gone);
         queue(&mut self.state.lock());
         self.release(now);
@@ -61,7 +61,7 @@ impl Turnstile {
     /// Admits all callers whose turn it is, and sets the clock for the next.
     fn release(&self, now: Instant) {
         let mut state = self.state.lock();
-        let (due, next) = state.queue.due(now, Ticket::is_closed);
+        let (due, next) = state.queue.due(now, TurnSender::is_closed);
         let is_late = match (next, state.strikes_at) {
             (Some(next), Some(strikes_at)) => next < strikes_at,
             (Some(_), None) => true,

@@ -100,7 +100,7 @@ pub struct RouteStatus {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RouteKind {
-    /// By TCP.
+    /// By a TCP connection.
     #[default]
     Tcp,
     /// Through NATs, without anybody between.

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How a member is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
-    /// By TCP.
+    /// By a TCP connection.
     Tcp,
     /// Through NATs, without anybody between.
     Direct,

@@ -15,7 +15,7 @@ use crate::model::Address;
 /// How many bytes are on the way at most.
 const CAPACITY: usize = 256 << 10;
 
-/// One direction.
+/// One direction of a connection.
 #[derive(Debug, Default)]
 struct Pipe {
     state: Mutex<PipeState>,

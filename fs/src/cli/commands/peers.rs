@@ -1,5 +1,5 @@
-//! `tinyp2p peers`: lists the present members, one per line: name, peer id, address, and how each is
-//! reached.
+//! `tinyp2p peers`: lists the present members, one per line: name, peer id, address, and how each
+//! is reached.
 
 use std::fmt::Write;
 

@@ -55,8 +55,8 @@ pub(crate) struct MountArgs {
     pub(crate) mountpoint: PathBuf,
 
     /// A member to begin with: host, host:port or https://host:port[#PEER-ID], a ticket that
-    /// 'tinyp2p invite' printed, or with --legacy http://host:port. Without one, the neighbours on the local network and the members of last
-    /// time are found
+    /// 'tinyp2p invite' printed, or with --legacy http://host:port. Without one, the neighbours on
+    /// the local network and the members of last time are found
     #[arg(value_name = "PEER", value_parser = parse_peer)]
     pub(crate) peers: Vec<FirstPeer>,
 

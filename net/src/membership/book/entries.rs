@@ -1,9 +1,9 @@
 //! The addresses of a book, with what is asked of them so often that nobody may walk them for it:
 //! which is due next, whose each is, and how many a teller has brought.
 //!
-//! A network of a thousand members gives each of them as many addresses, and something happens in it
-//! several times a second. Every change of an address goes through [`Entries::change`], which keeps
-//! the orders true.
+//! A network of a thousand members gives each of them as many addresses, and something happens in
+//! it several times a second. Every change of an address goes through [`AddressIndex::change`],
+//! which keeps the orders true.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
@@ -34,7 +34,7 @@ pub(crate) enum Cover {
 type Place = (Instant, u64, Arc<Address>);
 
 #[derive(Debug)]
-struct Slot {
+struct IndexedAddress {
     address: Arc<Address>,
     candidate: Candidate,
     /// The class in which it waits, and when it is due there; `None` when it does not.
@@ -43,14 +43,14 @@ struct Slot {
 
 /// What of a candidate the orders other than that of dials depend on.
 #[derive(PartialEq, Eq)]
-struct Marks {
+struct AddressMarks {
     owner: Option<PeerId>,
     /// Whose part of the book it takes, unless it has led to a member.
     charged: Option<AddressOrigin>,
     is_under_way: bool,
 }
 
-impl Marks {
+impl AddressMarks {
     fn of(candidate: &Candidate) -> Self {
         let is_proven = matches!(candidate.belief, Belief::Reached(_));
         let teller = candidate.origins().first().copied();
@@ -64,8 +64,8 @@ impl Marks {
 
 /// Addresses, their orders, and what else decides whether and when one may be dialled.
 #[derive(Debug, Default)]
-pub(super) struct Entries {
-    slots: HashMap<Arc<Address>, Slot>,
+pub(super) struct AddressIndex {
+    slots: HashMap<Arc<Address>, IndexedAddress>,
     owned: HashMap<PeerId, Vec<Arc<Address>>>,
     charged: HashMap<AddressOrigin, usize>,
     waiting: [BTreeSet<Place>; CLASSES],
@@ -78,7 +78,7 @@ pub(super) struct Entries {
     order: RandomState,
 }
 
-impl Entries {
+impl AddressIndex {
     /// Returns the number of addresses.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
@@ -125,8 +125,8 @@ impl Entries {
     pub(super) fn insert(&mut self, address: Address, candidate: Candidate) {
         self.remove(&address);
         let address = Arc::new(address);
-        self.mark(&address, &Marks::of(&candidate));
-        let slot = Slot {
+        self.mark(&address, &AddressMarks::of(&candidate));
+        let slot = IndexedAddress {
             address: address.clone(),
             candidate,
             turn: None,
@@ -140,7 +140,7 @@ impl Entries {
         let Some(slot) = self.slots.remove(address) else {
             return false;
         };
-        self.unmark(&slot.address, &Marks::of(&slot.candidate));
+        self.unmark(&slot.address, &AddressMarks::of(&slot.candidate));
         if let Some(turn) = slot.turn {
             self.leave(turn, &slot.address);
         }
@@ -154,9 +154,9 @@ impl Entries {
         with: impl FnOnce(&mut Candidate) -> T,
     ) -> Option<T> {
         let slot = self.slots.get_mut(address)?;
-        let before = Marks::of(&slot.candidate);
+        let before = AddressMarks::of(&slot.candidate);
         let result = with(&mut slot.candidate);
-        let after = Marks::of(&slot.candidate);
+        let after = AddressMarks::of(&slot.candidate);
         let address = slot.address.clone();
         if before != after {
             self.unmark(&address, &before);
@@ -260,7 +260,7 @@ impl Entries {
         self.waiting[class].remove(&place);
     }
 
-    fn mark(&mut self, address: &Arc<Address>, marks: &Marks) {
+    fn mark(&mut self, address: &Arc<Address>, marks: &AddressMarks) {
         if let Some(owner) = marks.owner {
             self.owned.entry(owner).or_default().push(address.clone());
         }
@@ -272,7 +272,7 @@ impl Entries {
         }
     }
 
-    fn unmark(&mut self, address: &Arc<Address>, marks: &Marks) {
+    fn unmark(&mut self, address: &Arc<Address>, marks: &AddressMarks) {
         if let Some(owner) = marks.owner
             && let Some(owned) = self.owned.get_mut(&owner)
         {
@@ -300,7 +300,7 @@ impl Entries {
         let mut charged: HashMap<AddressOrigin, usize> = HashMap::new();
         let (mut owned, mut waiting, mut under_way) = (0, 0, 0);
         for (address, slot) in &self.slots {
-            let marks = Marks::of(&slot.candidate);
+            let marks = AddressMarks::of(&slot.candidate);
             if let Some(owner) = marks.owner {
                 assert!(self.owned[&owner].contains(address), "{address}");
                 owned += 1;

@@ -20,8 +20,8 @@ const UNREACHABLE: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(10);
 
 /// The maximum number of members from one network: an IPv4 address, an IPv6 /48, all host names
-/// that nobody typed, or all endpoints behind NATs that nobody has a ticket of. Keys are free, so anyone with the password could fill the table
-/// with their own.
+/// that nobody typed, or all endpoints behind NATs that nobody has a ticket of. Keys are free, so
+/// anyone with the password could fill the table with their own.
 pub(super) const MAX_FROM_NETWORK: usize = Hello::MAX_MEMBERS / 4;
 
 /// A set of addresses of which one party can have many at little cost.

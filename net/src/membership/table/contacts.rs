@@ -1,7 +1,7 @@
 //! Whom this node is in contact with, as it tells others: the ids in their order, and their digest.
 //!
-//! Both sides of every hello need the digest, and a thousand ids take a while to sort and to hash. So
-//! it is made once for each change.
+//! Both sides of every hello need the digest, and a thousand ids take a while to sort and to hash.
+//! So it is made once for each change.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(super) const FEW: usize = 10;
 /// All that a node is in contact with, and itself if others can reach it.
 #[derive(Debug)]
 pub(super) struct Contacts {
-    /// Ascending.
+    /// The ids, ascending.
     pub(super) ids: Vec<PeerId>,
     pub(super) digest: ContactDigest,
     /// The [`KnownMembers::revision`] that they were made from.

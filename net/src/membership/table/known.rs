@@ -1,5 +1,5 @@
-//! The members that a table knows, with what is asked of them so often that nobody may walk them for
-//! it: whose hello is due next, who has come lately, how many are from one network.
+//! The members that a table knows, with what is asked of them so often that nobody may walk them
+//! for it: whose hello is due next, who has come lately, how many are from one network.
 //!
 //! Every change of a member goes through [`KnownMembers::change`], which keeps the orders true.
 
@@ -129,7 +129,7 @@ impl KnownMember {
 
 /// What of a member the orders depend on.
 #[derive(Clone, Copy)]
-struct Marks {
+struct MemberMarks {
     /// The class and time of its next hello; `None` while one is under way or without a connection.
     hello: Option<(usize, Instant)>,
     since: Instant,
@@ -139,7 +139,7 @@ struct Marks {
     turn: u64,
 }
 
-impl Marks {
+impl MemberMarks {
     fn of(entry: &KnownMember) -> Self {
         let is_idle = entry.busy.is_none() && entry.address.is_some();
         Self {
@@ -155,8 +155,8 @@ impl Marks {
 
 /// What a change of a member means to the book of addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Effect {
-    /// Nothing.
+pub(super) enum CoverEffect {
+    /// Nothing to tell the book.
     None,
     /// [`KnownMember::cover`] may be another.
     Cover,
@@ -220,14 +220,14 @@ impl KnownMembers {
 
     /// Adds `id`, which is not among them.
     pub(super) fn insert(&mut self, id: PeerId, entry: KnownMember) {
-        self.mark(id, Marks::of(&entry));
+        self.mark(id, MemberMarks::of(&entry));
         self.revision += 1;
         self.entries.insert(id, entry);
     }
 
     pub(super) fn remove(&mut self, id: &PeerId) -> Option<KnownMember> {
         let entry = self.entries.remove(id)?;
-        self.unmark(*id, Marks::of(&entry));
+        self.unmark(*id, MemberMarks::of(&entry));
         self.revision += 1;
         Some(entry)
     }
@@ -237,12 +237,12 @@ impl KnownMembers {
         &mut self,
         id: PeerId,
         with: impl FnOnce(&mut KnownMember) -> T,
-    ) -> Option<(T, Effect)> {
+    ) -> Option<(T, CoverEffect)> {
         let lapse = self.lapse();
         let entry = self.entries.get_mut(&id)?;
-        let before = Marks::of(entry);
+        let before = MemberMarks::of(entry);
         let result = with(entry);
-        let after = Marks::of(entry);
+        let after = MemberMarks::of(entry);
         self.remark(id, before, after);
         let unheard = after.seen.saturating_duration_since(before.seen);
         let is_back = after.state == State::Unreached && unheard >= lapse;
@@ -250,10 +250,17 @@ impl KnownMembers {
             self.revision += 1;
         }
         let is_same = (before.state, before.turn) == (after.state, after.turn);
-        Some((result, if is_same { Effect::None } else { Effect::Cover }))
+        Some((
+            result,
+            if is_same {
+                CoverEffect::None
+            } else {
+                CoverEffect::Cover
+            },
+        ))
     }
 
-    fn mark(&mut self, id: PeerId, marks: Marks) {
+    fn mark(&mut self, id: PeerId, marks: MemberMarks) {
         if let Some((class, due)) = marks.hello {
             self.hellos[class].insert((due, id));
         }
@@ -261,7 +268,7 @@ impl KnownMembers {
         *self.networks.entry(marks.network).or_default() += 1;
     }
 
-    fn unmark(&mut self, id: PeerId, marks: Marks) {
+    fn unmark(&mut self, id: PeerId, marks: MemberMarks) {
         if let Some((class, due)) = marks.hello {
             self.hellos[class].remove(&(due, id));
         }
@@ -276,7 +283,7 @@ impl KnownMembers {
 
     /// Unmarks and marks, without the work for what stays the same: mostly, only the next hello
     /// does not.
-    fn remark(&mut self, id: PeerId, before: Marks, after: Marks) {
+    fn remark(&mut self, id: PeerId, before: MemberMarks, after: MemberMarks) {
         if (before.since, before.network) != (after.since, after.network) {
             self.unmark(id, before);
             self.mark(id, after);
@@ -298,7 +305,7 @@ impl KnownMembers {
     pub(super) fn check(&self) {
         let mut of_all = Self::default();
         for (id, entry) in &self.entries {
-            of_all.mark(*id, Marks::of(entry));
+            of_all.mark(*id, MemberMarks::of(entry));
         }
         assert_eq!(self.hellos, of_all.hellos);
         assert_eq!(self.by_since, of_all.by_since);

@@ -28,7 +28,7 @@ pub(crate) use gossip::Selection;
 
 use contacts::Contacts;
 use gossip::Gossip;
-use known::{Effect, KnownMember, KnownMembers, State};
+use known::{CoverEffect, KnownMember, KnownMembers, State};
 
 use std::time::{Duration, Instant};
 
@@ -156,8 +156,8 @@ impl MemberTable {
         self.contacts = None;
     }
 
-    /// Makes this node one that can, or cannot, dial through NATs. If it cannot, it does not keep
-    /// such addresses.
+    /// Makes this node one that can, or cannot, dial through NATs. If it cannot, it keeps none
+    /// of the addresses behind them.
     pub(crate) fn set_reach(&mut self, has_reach: bool) {
         self.has_reach = has_reach;
     }
@@ -342,7 +342,7 @@ impl MemberTable {
     /// necessary thereby are left out or made from now on.
     fn change<T>(&mut self, id: PeerId, with: impl FnOnce(&mut KnownMember) -> T) -> Option<T> {
         let (result, effect) = self.members.change(id, with)?;
-        if effect == Effect::Cover {
+        if effect == CoverEffect::Cover {
             let cover = self.members.get(&id).and_then(KnownMember::cover);
             self.book.cover(id, cover);
         }

@@ -115,9 +115,9 @@ impl MemberTable {
         })
     }
 
-    /// Returns the dial of `class` to make now. Among equals, addresses that the user named go first,
-    /// then those of tellers with the fewest dials under way: a teller of many dead addresses holds
-    /// up only itself.
+    /// Returns the dial of `class` to make now. Among equals, addresses that the user named go
+    /// first, then those of tellers with the fewest dials under way: a teller of many dead
+    /// addresses holds up only itself.
     fn most_urgent_dial(&self, class: usize, now: Instant) -> Option<(Urgency, DueJob<'_>)> {
         let due = self.book.waiting(class);
         let mut due = due.take_while(|(due, ..)| *due <= now).peekable();

@@ -277,7 +277,12 @@ fn tables_name_every_fault_and_limit() {
         assert!(PROTOCOL.contains(&format!("| {number} |")), "{number}");
     }
     for bound in [
-        format!("`addresses` as above, at most {} |", Hello::MAX_MEMBERS),
+        format!(
+            "`addresses` and perhaps `reach` as above, at most {} |",
+            Hello::MAX_MEMBERS
+        ),
+        format!("found through NATs, at most {} ", MemberRecord::MAX_REACH),
+        format!("at most {} relays", crate::model::MAX_RELAYS),
         format!("best first, at most {}.", MemberRecord::MAX_ADDRESSES),
         format!("1 to {} bytes of UTF-8", MemberRecord::MAX_NAME_BYTES),
         format!("never holds more than {}. |", Listing::MAX_ENTRIES),

@@ -44,23 +44,23 @@ pub(super) const QUEUE: usize = 64;
 /// A stream that somebody has opened to this node.
 #[derive(Debug)]
 pub struct IncomingCall {
-    /// Its bytes.
+    /// Its bytes, both ways.
     pub stream: IncomingStream,
     /// Who is charged for it.
     pub source: CallSource,
     /// To be told if it is a member.
-    pub admission: Admission,
+    pub admission: StreamAdmission,
 }
 
 /// What is to be done once a caller has shown that it is a member. Holds the stream's place among
 /// those of its connection.
-pub struct Admission {
+pub struct StreamAdmission {
     endpoint: EndpointKey,
     known: Arc<KnownEndpoints>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Admission {
+impl StreamAdmission {
     /// Notes that a member uses the endpoint, and returns how its calls are charged from now on.
     pub fn note_member(&self) -> CallSource {
         self.known.note(self.endpoint, Instant::now());
@@ -68,7 +68,7 @@ impl Admission {
     }
 }
 
-impl fmt::Debug for Admission {
+impl fmt::Debug for StreamAdmission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.endpoint.fmt(f)
     }
@@ -80,21 +80,21 @@ struct OpenCounts(Mutex<HashMap<EndpointKey, usize>>);
 
 impl OpenCounts {
     /// Counts one more of `endpoint` until the result is dropped; `None` if it has enough.
-    fn enter(self: &Arc<Self>, endpoint: EndpointKey) -> Option<Entered> {
+    fn enter(self: &Arc<Self>, endpoint: EndpointKey) -> Option<CountedConnection> {
         let mut counts = self.0.lock();
         let count = counts.entry(endpoint).or_default();
         (*count < MAX_PER_ENDPOINT).then(|| *count += 1)?;
         let counts = Arc::clone(self);
-        Some(Entered { counts, endpoint })
+        Some(CountedConnection { counts, endpoint })
     }
 }
 
-struct Entered {
+struct CountedConnection {
     counts: Arc<OpenCounts>,
     endpoint: EndpointKey,
 }
 
-impl Drop for Entered {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut counts = self.counts.0.lock();
         if let Some(count) = counts.get_mut(&self.endpoint) {
@@ -175,7 +175,7 @@ pub(super) async fn serve(
         let Ok(held) = Arc::clone(places).try_acquire_owned() else {
             continue;
         };
-        let admission = Admission {
+        let admission = StreamAdmission {
             endpoint,
             known: Arc::clone(known),
             _place: held,
@@ -191,7 +191,7 @@ async fn send(
     calls: &mpsc::Sender<IncomingCall>,
     stream: IncomingStream,
     source: CallSource,
-    admission: Admission,
+    admission: StreamAdmission,
 ) -> Option<()> {
     let call = IncomingCall {
         stream,

@@ -32,8 +32,8 @@ const PATH_IDLE: Duration = Duration::from_secs(6);
 /// So that a path in use never looks idle, even if two of these are lost.
 const PATH_KEEPALIVE: Duration = Duration::from_secs(2);
 
-/// Binds the endpoint with the key that `seed` makes, at the UDP port of `at` if that is free, and at
-/// no other address if it names one. `accepts` if others may call it.
+/// Binds the endpoint with the key that `seed` makes, at the UDP port of `at` if that is free, and
+/// at no other address if it names one. `accepts` if others may call it.
 pub(super) async fn bind(
     seed: &[u8; 32],
     relays: &[RelayAccess],

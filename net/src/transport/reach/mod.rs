@@ -41,7 +41,7 @@ use crate::model::{
     Address, EndpointKey, MAX_DIRECT, PeerId, ReachAddress, Relay, RelayAccess, Ticket,
 };
 use accept::QUEUE;
-pub use accept::{Admission, IncomingCall};
+pub use accept::{IncomingCall, StreamAdmission};
 use certificates::PinnedCertificates;
 use known_endpoints::KnownEndpoints;
 pub use link::IncomingStream;
@@ -126,9 +126,9 @@ impl Drop for ReachRuntime {
 }
 
 impl Reach {
-    /// Binds the endpoint whose key `seed` makes, at the UDP port of `at` if that is free, and at no
-    /// other address if `at` names one. Waits for nobody:
-    /// whether a relay answers shows in [`Reach::state`]. Others can call if it `accepts`.
+    /// Binds the endpoint whose key `seed` makes, at the UDP port of `at` if that is free, and at
+    /// no other address if `at` names one. Waits for nobody: whether a relay answers shows in
+    /// [`Reach::state`]. Others can call if it `accepts`.
     ///
     /// # Errors
     /// [`Error::Local`]: no UDP port can be bound, or no thread started.

@@ -13,18 +13,18 @@ const MAX_QUIET: usize = 256;
 
 #[derive(Default)]
 pub(super) struct OpenConnections {
-    slots: Mutex<HashMap<EndpointKey, Arc<Slot>>>,
+    slots: Mutex<HashMap<EndpointKey, Arc<ConnectionSlot>>>,
 }
 
 /// The place of the connection to one endpoint.
 #[derive(Default)]
-struct Slot {
+struct ConnectionSlot {
     /// Held while a connection is made, so that ten lanes make one.
     dialling: tokio::sync::Mutex<()>,
     open: Mutex<Option<Connection>>,
 }
 
-impl Slot {
+impl ConnectionSlot {
     fn open(&self) -> Option<Connection> {
         let mut open = self.open.lock();
         let is_open = |connection: &&Connection| connection.close_reason().is_none();
@@ -91,7 +91,7 @@ impl OpenConnections {
         }
     }
 
-    fn slot(&self, endpoint: EndpointKey) -> Arc<Slot> {
+    fn slot(&self, endpoint: EndpointKey) -> Arc<ConnectionSlot> {
         let mut slots = self.slots.lock();
         if slots.len() >= MAX_QUIET && !slots.contains_key(&endpoint) {
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.open().is_some());
