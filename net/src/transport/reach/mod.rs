@@ -228,7 +228,7 @@ impl Reach {
         }
     }
 
-    /// Closes every connection, in [`CLOSE`] at most.
+    /// Closes every connection, in a second at most.
     pub fn stop(&self) {
         if let Some(handle) = self.runtime.handle() {
             let by = Instant::now() + CLOSE;
