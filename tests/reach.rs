@@ -363,6 +363,25 @@ fn ticket_of_a_node_that_is_gone_ends_in_time() {
 }
 
 #[test]
+fn relay_that_refuses_the_token_is_named() {
+    let friends = Friends::behind(&[Nat::PortPreserving]);
+    let (_, token) = friends.relay.reach().split_once("token=").expect("a token");
+    let token = token.split('&').next().expect("a token");
+    let wrong = friends
+        .relay
+        .reach()
+        .replace(token, "another-token-than-that");
+    let node = friends
+        .guest("a", 0)
+        .option(format!("--reach={wrong}"))
+        .serve();
+    eventually(SOON, "the status says why", || {
+        let status = friends.command(&node, 0, &["status"]).text();
+        status.contains("no relay answers (203.0.113.1: it refuses the token)")
+    });
+}
+
+#[test]
 fn broken_ticket_is_wrong_usage() {
     let swarm = Swarm::new();
     let directory = swarm.directory("guest");

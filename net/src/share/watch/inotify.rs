@@ -37,7 +37,7 @@ const MAX_WATCHES: usize = 16_384;
 const ANNOUNCED: usize = 256;
 
 /// How often unused watches are removed.
-const SWEEP: Duration = Duration::from_secs(10);
+const SWEEP: Duration = Duration::from_secs(15);
 
 /// Changes that follow a first one within this time are reported together with it.
 const GATHERED: Duration = Duration::from_millis(20);

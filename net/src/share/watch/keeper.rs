@@ -15,7 +15,7 @@ use crate::share::watch::inotify::ShareWatch;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How often it is looked up for the log and the status alone.
-const LONG_PAUSE: Duration = Duration::from_secs(5);
+const LONG_PAUSE: Duration = Duration::from_secs(6);
 
 /// The signals to the thread.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use iroh::{Endpoint, Watcher};
 
-use super::{Inner, paths};
+use super::{Inner, paths, state_of};
 use crate::model::EndpointKey;
 use crate::transport::route::Route;
 
@@ -21,12 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) async fn run(inner: Arc<Inner>, has_relays: bool) {
     let mut relay = RelayWatch::new(Instant::now());
     let mut routes = HashMap::new();
+    let mut is_missing = false;
     while !inner.endpoint.is_closed() {
         tokio::time::sleep(LOOK).await;
         if has_relays && relay.is_nudge_due(is_connected(&inner.endpoint), Instant::now()) {
             tracing::debug!("no relay has answered for a while");
             inner.endpoint.network_change().await;
         }
+        let problem = state_of(&inner.endpoint).problem;
+        match &problem {
+            Some(why) if !is_missing => tracing::warn!("no relay answers: {why}"),
+            None if is_missing => tracing::info!("a relay answers again"),
+            _ => {}
+        }
+        is_missing = problem.is_some();
         report(&inner, &mut routes);
     }
 }

@@ -55,7 +55,7 @@ const WORKERS: usize = 2;
 const OPEN_STREAM: Duration = Duration::from_secs(3);
 
 /// How long the endpoint may take to say goodbye.
-const CLOSE: Duration = Duration::from_secs(1);
+const CLOSE: Duration = Duration::from_millis(500);
 
 /// What a node needs to take part through NATs.
 #[derive(Clone, Debug)]
@@ -197,38 +197,10 @@ impl Reach {
 
     /// Returns what is known of this node's own place.
     pub fn state(&self) -> ReachState {
-        let endpoint = &self.inner.endpoint;
-        let relays = endpoint.home_relay_status().get();
-        let connected = relays.iter().find(|relay| relay.is_connected());
-        let host = |relay: &iroh::endpoint::RelayStatus| {
-            let host = relay.url().host_str().unwrap_or_default();
-            host.trim_end_matches('.').to_owned()
-        };
-        let problem = relays.iter().find_map(|relay| {
-            let why = match (relay.auth_denied_reason(), relay.last_error()) {
-                (Some(_), _) => "it refuses the token".to_owned(),
-                (None, error) => error?.to_string(),
-            };
-            Some(format!("{}: {why}", host(relay)))
-        });
-        let report = endpoint.net_report().get();
-        let public = report.iter().flat_map(|report| {
-            let v4 = report.global_v4.map(|address| address.to_string());
-            v4.into_iter()
-                .chain(report.global_v6.map(|address| address.to_string()))
-        });
-        ReachState {
-            relay: connected.map(host),
-            problem: problem.filter(|_| connected.is_none()),
-            udp: report.as_ref().map(|report| report.has_udp()),
-            is_symmetric: report
-                .as_ref()
-                .and_then(|report| report.mapping_varies_by_dest()),
-            public: public.collect(),
-        }
+        state_of(&self.inner.endpoint)
     }
 
-    /// Closes every connection, in a second at most.
+    /// Closes every connection, in half a second at most.
     pub fn stop(&self) {
         if let Some(handle) = self.runtime.handle() {
             let by = Instant::now() + CLOSE;
@@ -300,6 +272,38 @@ impl Dial for Reach {
 impl fmt::Debug for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reach({})", self.address())
+    }
+}
+
+/// Returns what `endpoint` has found out about its place.
+fn state_of(endpoint: &Endpoint) -> ReachState {
+    let relays = endpoint.home_relay_status().get();
+    let connected = relays.iter().find(|relay| relay.is_connected());
+    let host = |relay: &iroh::endpoint::RelayStatus| {
+        let host = relay.url().host_str().unwrap_or_default();
+        host.trim_end_matches('.').to_owned()
+    };
+    let problem = relays.iter().find_map(|relay| {
+        let why = match (relay.auth_denied_reason(), relay.last_error()) {
+            (Some(_), _) => "it refuses the token".to_owned(),
+            (None, error) => error?.to_string(),
+        };
+        Some(format!("{}: {why}", host(relay)))
+    });
+    let report = endpoint.net_report().get();
+    let public = report.iter().flat_map(|report| {
+        let v4 = report.global_v4.map(|address| address.to_string());
+        v4.into_iter()
+            .chain(report.global_v6.map(|address| address.to_string()))
+    });
+    ReachState {
+        relay: connected.map(host),
+        problem: problem.filter(|_| connected.is_none()),
+        udp: report.as_ref().map(|report| report.has_udp()),
+        is_symmetric: report
+            .as_ref()
+            .and_then(|report| report.mapping_varies_by_dest()),
+        public: public.collect(),
     }
 }
 
