@@ -57,8 +57,8 @@ impl<W: Write> Write for Harmless<W> {
 
 /// What others' code is not asked to log: fuser reports every reply that came too late for the
 /// kernel as an error, and iroh and its parts every connection that ends.
-const QUIET: &str = "fuser=off,iroh=off,noq=off,noq_proto=off,noq_udp=off,netwatch=off,net_report=off,\
-    hickory_resolver=off,n0_dns_resolver=off,reqwest=off,hyper_util=off";
+const QUIET: &str =
+    "fuser=off,iroh=off,noq=off,noq_proto=off,noq_udp=off,netwatch=off,n0_dns_resolver=off";
 
 /// Checks `--log`, so that a mistake is reported before a background process exists.
 pub(super) fn filter(options: &NetworkOptions) -> Result<EnvFilter, CommandFailure> {

@@ -6,8 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::model::CallSource;
-use crate::model::{Address, TcpAddress};
+use crate::model::{Address, CallSource, TcpAddress};
 
 /// How far an address denotes the same host, from narrow to wide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

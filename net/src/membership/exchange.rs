@@ -11,8 +11,7 @@ use super::address::{Scope, canonical, is_of_use_to};
 use super::book::MAX_UNPROVEN;
 use super::candidate::AddressOrigin;
 use super::table::{AddressBlock, MemberTable, Selection};
-use crate::model::CallSource;
-use crate::model::{Address, PeerId, ReachAddress, TcpAddress};
+use crate::model::{Address, CallSource, PeerId, ReachAddress, TcpAddress};
 use crate::protocol::wire::{Hello, MemberRecord};
 
 /// How this node introduces itself.

@@ -35,8 +35,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::concurrency::stop_signal::StopSignal;
 use crate::error::Error;
-use crate::model::CallSource;
-use crate::model::{Address, PeerArgument, PeerId, ReachAddress, TcpAddress};
+use crate::model::{Address, CallSource, PeerArgument, PeerId, ReachAddress, TcpAddress};
 use crate::peer::{Peer, Whole};
 use crate::protocol::wire::Hello;
 use crate::transport::route::RouteState;

@@ -35,7 +35,14 @@ pub(crate) fn addresses(
     if let Some(address) = advertise {
         return vec![address.clone()];
     }
-    let chosen = match listen {
+    let address = |ip: IpAddr| TcpAddress::new(ip.to_string(), port);
+    ips(listen).into_iter().map(address).collect()
+}
+
+/// Returns the addresses of this host that others may reach, best first, for a node that listens at
+/// `listen`.
+pub(crate) fn ips(listen: &Listen) -> Vec<IpAddr> {
+    match listen {
         Listen::At(at) if !at.ip().is_unspecified() => {
             let ip = at.ip();
             let is_bridge = false;
@@ -47,9 +54,7 @@ pub(crate) fn addresses(
             choose(route_source(), own)
         }
         _ => choose(route_source(), own()),
-    };
-    let address = |ip: IpAddr| TcpAddress::new(ip.to_string(), port);
-    chosen.into_iter().map(address).collect()
+    }
 }
 
 /// Returns true if nobody beyond the local networks of this host can dial `host`.

@@ -28,7 +28,7 @@ use crate::model::{Address, PeerId, ReachAddress, TcpAddress};
 pub(crate) const MAX_REMEMBERED: usize = 64;
 
 /// The maximum size of a file written here: a host name has at most 253 bytes.
-const MAX_FILE_BYTES: u64 = 128 * 1024;
+const MAX_FILE_BYTES: u64 = 192 * 1024;
 
 /// What stands in place of a host in the line of a member behind NATs.
 const REACH: &str = "reach";

@@ -18,8 +18,7 @@ use super::exchange::Introduction;
 use super::mdns::Sighting;
 use super::table::{MemberTable, Verdict, WORKERS, WorkerTask};
 use crate::error::Error;
-use crate::model::CallSource;
-use crate::model::{Address, PeerId};
+use crate::model::{Address, CallSource, PeerId};
 use crate::protocol::wire::{Hello, MemberRecord, Request, Response, encode_call, encode_response};
 use crate::testing::peer_id;
 

@@ -27,7 +27,7 @@ pub const MAX_RELAYS: usize = 4;
 pub const MAX_DIRECT: usize = 4;
 
 /// The most bytes of an address or a ticket, before base32.
-const MAX_BYTES: usize = 1024;
+const MAX_BYTES: usize = 2048;
 
 /// How many bytes of the SHA-256 of a ticket follow it, against typing errors.
 const CHECK_BYTES: usize = 4;
@@ -356,7 +356,11 @@ mod tests {
     use super::*;
 
     fn access() -> impl Strategy<Value = RelayAccess> {
-        let host = prop_oneof!["[a-z0-9]{1,9}[.][a-z]{2,5}", Just("2001:db8::1".to_owned())];
+        let host = prop_oneof![
+            "[a-z0-9]{1,9}[.][a-z]{2,5}",
+            "([a-z]{50}[.]){4}[a-z]{49}",
+            Just("2001:db8::1".to_owned())
+        ];
         let facts = (
             host,
             1..=u16::MAX,

@@ -33,7 +33,7 @@ use crate::service::plaintext::PlaintextProtocol;
 use crate::share::{Roots, Share};
 use crate::transport::dial::{Dial, TcpDialer};
 use crate::transport::dialers::Dialers;
-use crate::transport::reach::Reach;
+use crate::transport::reach::{EndpointPlace, Reach};
 use parking_lot::Mutex;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -184,7 +184,12 @@ fn start_reach(config: &Config, identity: &Identity) -> Result<Option<Arc<Reach>
         Listen::At(address) => (address, true),
         Listen::Default => (everywhere(DEFAULT_PORT), true),
     };
-    Reach::start(reach, identity.endpoint_seed(), at, accepts).map(Some)
+    let place = EndpointPlace {
+        at,
+        own: reachable::ips(&config.listen),
+        accepts,
+    };
+    Reach::start(reach, identity.endpoint_seed(), &place).map(Some)
 }
 
 /// Collects the members that are named or known from last time; none is called yet.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +27,7 @@ use crate::model::CallSource;
 use crate::model::PeerId;
 use crate::protocol::wire::MAX_CALL_BYTES;
 use crate::transport::reach::StreamAdmission;
+use crate::transport::route::ByteChannel;
 
 /// The response to a key that is not admitted, whatever it sent.
 pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\n\
@@ -40,11 +41,6 @@ const TLS_BUFFER: usize = 256 * 1024;
 /// How much of a refused connection is read and dropped, so that the caller reads its refusal: as
 /// much as the largest call.
 const MAX_DRAINED: u64 = MAX_CALL_BYTES as u64 + MAX_HEAD as u64;
-
-/// The bytes of one connection, both ways.
-pub(super) trait ByteChannel: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteChannel for S {}
 
 /// A caller that has not shown its key yet.
 pub(super) struct UnidentifiedCaller {

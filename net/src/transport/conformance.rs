@@ -68,6 +68,7 @@ pub(super) fn write_to_a_full_link_ends_at_its_deadline((link, _far): Pair) {
 pub(super) fn shutdown_wakes_a_reader_at_once((link, _far): Pair) {
     let reader = Arc::clone(&link);
     let reading = thread::spawn(move || reader.read(&mut [0; 8], after(20_000)));
+    // So that it waits by then; nothing shows that. If it does not, the test asks less.
     thread::sleep(Duration::from_millis(100));
     let begun = Instant::now();
     link.shutdown();
@@ -83,6 +84,7 @@ pub(super) fn shutdown_wakes_a_reader_at_once((link, _far): Pair) {
 pub(super) fn shutdown_wakes_a_writer_at_once((link, _far): Pair) {
     let writer = Arc::clone(&link);
     let writing = thread::spawn(move || writer.write_all(&vec![0; TOO_MUCH], after(20_000)));
+    // The same.
     thread::sleep(Duration::from_millis(200));
     let begun = Instant::now();
     link.shutdown();

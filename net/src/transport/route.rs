@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// The bytes of one incoming connection, both ways.
+pub trait ByteChannel: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> ByteChannel for S {}
+
 /// How a member is reached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use super::{KnownMember, MemberTable, MembershipEvent, State};
 use crate::fairness::SourceNetwork;
 use crate::membership::crowd;
-use crate::model::CallSource;
-use crate::model::{Address, PeerId};
+use crate::model::{Address, CallSource, PeerId};
 use crate::protocol::wire::Hello;
 
 /// A suspect is forgotten after this long without a sign of it.

@@ -153,15 +153,6 @@ impl MemberMarks {
     }
 }
 
-/// What a change of a member means to the book of addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum CoverEffect {
-    /// Nothing to tell the book.
-    None,
-    /// [`KnownMember::cover`] may be another.
-    Cover,
-}
-
 /// Members by their ids, and their orders.
 #[derive(Debug, Default)]
 pub(super) struct KnownMembers {
@@ -232,12 +223,13 @@ impl KnownMembers {
         Some(entry)
     }
 
-    /// Changes what is known of `id`, if it is there. The book has to be told of the effect.
+    /// Changes what is known of `id`, if it is there. Also returns whether [`KnownMember::cover`]
+    /// may be another now: the book has to be told.
     pub(super) fn change<T>(
         &mut self,
         id: PeerId,
         with: impl FnOnce(&mut KnownMember) -> T,
-    ) -> Option<(T, CoverEffect)> {
+    ) -> Option<(T, bool)> {
         let lapse = self.lapse();
         let entry = self.entries.get_mut(&id)?;
         let before = MemberMarks::of(entry);
@@ -249,15 +241,8 @@ impl KnownMembers {
         if before.state != after.state || is_back {
             self.revision += 1;
         }
-        let is_same = (before.state, before.turn) == (after.state, after.turn);
-        Some((
-            result,
-            if is_same {
-                CoverEffect::None
-            } else {
-                CoverEffect::Cover
-            },
-        ))
+        let is_covered_otherwise = (before.state, before.turn) != (after.state, after.turn);
+        Some((result, is_covered_otherwise))
     }
 
     fn mark(&mut self, id: PeerId, marks: MemberMarks) {

@@ -28,7 +28,7 @@ pub(crate) use gossip::Selection;
 
 use contacts::Contacts;
 use gossip::Gossip;
-use known::{CoverEffect, KnownMember, KnownMembers, State};
+use known::{KnownMember, KnownMembers, State};
 
 use std::time::{Duration, Instant};
 
@@ -341,8 +341,8 @@ impl MemberTable {
     /// Changes what is known of the member `id`, if it is one. Dials that have become pointless or
     /// necessary thereby are left out or made from now on.
     fn change<T>(&mut self, id: PeerId, with: impl FnOnce(&mut KnownMember) -> T) -> Option<T> {
-        let (result, effect) = self.members.change(id, with)?;
-        if effect == CoverEffect::Cover {
+        let (result, is_covered_otherwise) = self.members.change(id, with)?;
+        if is_covered_otherwise {
             let cover = self.members.get(&id).and_then(KnownMember::cover);
             self.book.cover(id, cover);
         }

@@ -10,18 +10,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::{Connection, Incoming};
+use iroh::endpoint::{Incoming, IncomingAddr};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::engine::MAX_STREAMS;
 use super::known_endpoints::KnownEndpoints;
-use super::link::IncomingStream;
+use super::open_connections::{ConnectionUse, SharedConnection};
 use super::paths::direct_address;
 use super::{Inner, key_of};
-use crate::model::CallSource;
-use crate::model::EndpointKey;
+use crate::model::{CallSource, EndpointKey};
+use crate::transport::route::ByteChannel;
 
 /// How long a handshake of the engine may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -29,7 +29,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may last without showing the key of a member.
 const STRANGER: Duration = Duration::from_secs(30);
 
-/// The maximum number of connections of unknown endpoints.
+/// The maximum number of connections of unknown endpoints, and of handshakes of those that a relay
+/// calls known.
 const MAX_STRANGERS: usize = 128;
 
 /// The maximum number of connections from one endpoint.
@@ -42,14 +43,21 @@ const STRANGER_STREAMS: usize = 4;
 pub(super) const QUEUE: usize = 64;
 
 /// A stream that somebody has opened to this node.
-#[derive(Debug)]
 pub struct IncomingCall {
     /// Its bytes, both ways.
-    pub stream: IncomingStream,
+    pub stream: Box<dyn ByteChannel>,
     /// Who is charged for it.
     pub source: CallSource,
     /// To be told if it is a member.
     pub admission: StreamAdmission,
+}
+
+impl fmt::Debug for IncomingCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingCall")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is to be done once a caller has shown that it is a member. Holds the stream's place among
@@ -58,6 +66,7 @@ pub struct StreamAdmission {
     endpoint: EndpointKey,
     known: Arc<KnownEndpoints>,
     _place: OwnedSemaphorePermit,
+    _use: ConnectionUse,
 }
 
 impl StreamAdmission {
@@ -108,15 +117,30 @@ impl Drop for CountedConnection {
 
 /// Accepts connections until the endpoint is closed.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let [strangers, members] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_STRANGERS)));
     let counts = Arc::new(OpenCounts::default());
     while let Some(incoming) = inner.endpoint.accept().await {
-        let Ok(place) = Arc::clone(&strangers).try_acquire_owned() else {
+        // However many strangers there are, they take no places from members.
+        let places = if is_from_known(&incoming.remote_addr(), &inner.known) {
+            &members
+        } else {
+            &strangers
+        };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             incoming.refuse();
             continue;
         };
         let (inner, counts) = (Arc::clone(&inner), Arc::clone(&counts));
         tokio::spawn(async move { welcome(inner, incoming, &counts, place).await });
+    }
+}
+
+/// Returns true if a relay says that the caller is an endpoint of a member. A relay that lies gains
+/// places for handshakes, and nothing else: the handshake proves who it is.
+fn is_from_known(caller: &IncomingAddr, known: &KnownEndpoints) -> bool {
+    match caller {
+        IncomingAddr::Relay { endpoint_id, .. } => known.has(key_of(*endpoint_id), Instant::now()),
+        _ => false,
     }
 }
 
@@ -135,18 +159,31 @@ async fn welcome(
     let Some(_entered) = counts.enter(endpoint) else {
         return connection.close(0_u32.into(), b"too many connections");
     };
-    inner.open.offer(endpoint, &connection);
-    serve(&inner, connection, Some(place)).await;
+    let shared = SharedConnection::new(connection);
+    inner.open.offer(endpoint, shared.clone());
+    tend(&inner, &shared, Some(place)).await;
 }
 
-/// Hands every stream that the other side opens on `connection` to the server. `place` is given up
-/// once the other side is known.
-pub(super) async fn serve(
+/// Serves `shared` until it is closed, and closes it when nothing has used it for a while.
+pub(super) async fn tend(
     inner: &Inner,
-    connection: Connection,
-    mut place: Option<OwnedSemaphorePermit>,
+    shared: &SharedConnection,
+    place: Option<OwnedSemaphorePermit>,
 ) {
-    let Some(calls) = &inner.calls else { return };
+    tokio::select! {
+        () = serve(inner, shared, place) => {}
+        () = shared.unused() => shared.connection.close(0_u32.into(), b"not in use"),
+    }
+}
+
+/// Hands every stream that the other side opens to the server. `place` is given up once the other
+/// side is known.
+async fn serve(inner: &Inner, shared: &SharedConnection, mut place: Option<OwnedSemaphorePermit>) {
+    let connection = &shared.connection;
+    let Some(calls) = &inner.calls else {
+        connection.closed().await;
+        return;
+    };
     let endpoint = key_of(connection.remote_id());
     let (begun, known) = (Instant::now(), &inner.known);
     let stranger_streams = Arc::new(Semaphore::new(STRANGER_STREAMS));
@@ -168,7 +205,7 @@ pub(super) async fn serve(
         let (source, places) = if known.has(endpoint, Instant::now()) {
             (CallSource::Member(endpoint), &streams)
         } else {
-            let address = direct_address(&connection);
+            let address = direct_address(connection);
             (CallSource::Reach(address), &stranger_streams)
         };
         // Dropping the stream ends it.
@@ -179,26 +216,18 @@ pub(super) async fn serve(
             endpoint,
             known: Arc::clone(known),
             _place: held,
+            _use: shared.begin_use(),
         };
-        let stream = IncomingStream::new(stream);
-        if send(calls, stream, source, admission).await.is_none() {
+        let (send, recv) = stream;
+        let call = IncomingCall {
+            stream: Box::new(tokio::io::join(recv, send)),
+            source,
+            admission,
+        };
+        if calls.send(call).await.is_err() {
             return;
         }
     }
-}
-
-async fn send(
-    calls: &mpsc::Sender<IncomingCall>,
-    stream: IncomingStream,
-    source: CallSource,
-    admission: StreamAdmission,
-) -> Option<()> {
-    let call = IncomingCall {
-        stream,
-        source,
-        admission,
-    };
-    calls.send(call).await.ok()
 }
 
 #[cfg(test)]

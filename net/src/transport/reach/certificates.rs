@@ -11,7 +11,7 @@ use std::sync::Arc;
 use iroh::tls::CaTlsConfig;
 use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
@@ -50,12 +50,9 @@ impl PinnedCertificates {
     /// Returns the engine's setting.
     pub(super) fn config(self: Arc<Self>) -> CaTlsConfig {
         CaTlsConfig::custom_server_cert_verifier(Arc::new(move |provider: Arc<CryptoProvider>| {
-            let public = CaTlsConfig::embedded().server_cert_verifier(Arc::clone(&provider))?;
-            Ok(Arc::new(RelayVerifier {
-                pinned: Arc::clone(&self),
-                public,
-                provider,
-            }) as Arc<dyn ServerCertVerifier>)
+            let public = CaTlsConfig::embedded().server_cert_verifier(provider)?;
+            let pinned = Arc::clone(&self);
+            Ok(Arc::new(RelayVerifier { pinned, public }) as Arc<dyn ServerCertVerifier>)
         }))
     }
 
@@ -70,11 +67,11 @@ impl fmt::Debug for PinnedCertificates {
     }
 }
 
+/// Compares certificates that were named. All else is the business of the usual verifier.
 #[derive(Debug)]
 struct RelayVerifier {
     pinned: Arc<PinnedCertificates>,
     public: Arc<dyn ServerCertVerifier>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl ServerCertVerifier for RelayVerifier {
@@ -108,8 +105,7 @@ impl ServerCertVerifier for RelayVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.provider.signature_verification_algorithms;
-        verify_tls12_signature(message, cert, signature, known)
+        self.public.verify_tls12_signature(message, cert, signature)
     }
 
     fn verify_tls13_signature(
@@ -118,13 +114,11 @@ impl ServerCertVerifier for RelayVerifier {
         cert: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let known = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, cert, signature, known)
+        self.public.verify_tls13_signature(message, cert, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let known = &self.provider.signature_verification_algorithms;
-        known.supported_schemes()
+        self.public.supported_verify_schemes()
     }
 }
 

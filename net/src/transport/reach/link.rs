@@ -1,5 +1,4 @@
-//! A stream of a connection through NATs, as both sides use it: a [`Link`] for threads that dial,
-//! and an asynchronous stream for the server.
+//! A stream of a connection through NATs, for threads that dial.
 
 use std::fmt;
 use std::io;
@@ -7,16 +6,19 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use iroh::endpoint::{RecvStream, SendStream, VarInt};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout_at;
 
-use super::ReachRuntime;
+use super::open_connections::{ConnectionUse, SharedConnection};
+use super::paths::direct_address;
+use super::{Inner, ReachRuntime};
+use crate::model::EndpointKey;
 use crate::transport::dial::{Link, RETIRED_PATIENCE, retired};
 
 /// The code with which a stream is cut off.
@@ -27,6 +29,12 @@ pub(super) struct StreamLink {
     /// Keeps the threads that move the bytes.
     _runtime: Arc<ReachRuntime>,
     handle: Handle,
+    inner: Arc<Inner>,
+    endpoint: EndpointKey,
+    shared: SharedConnection,
+    _use: ConnectionUse,
+    /// Something has come from the other side.
+    is_heard: AtomicBool,
     /// Locked for a call: one thread uses a link at a time.
     send: Mutex<SendStream>,
     recv: Mutex<RecvStream>,
@@ -38,19 +46,24 @@ pub(super) struct StreamLink {
 
 impl StreamLink {
     pub(super) fn new(
-        runtime: Arc<ReachRuntime>,
-        handle: Handle,
+        (runtime, handle): (Arc<ReachRuntime>, Handle),
+        inner: Arc<Inner>,
+        (endpoint, shared): (EndpointKey, SharedConnection),
         (send, recv): (SendStream, RecvStream),
-        remote: Option<IpAddr>,
     ) -> Self {
         Self {
             _runtime: runtime,
             handle,
+            inner,
+            endpoint,
+            remote: direct_address(&shared.connection),
+            _use: shared.begin_use(),
+            shared,
+            is_heard: AtomicBool::new(false),
             send: Mutex::new(send),
             recv: Mutex::new(recv),
             is_down: watch::Sender::new(false),
             is_retired: AtomicBool::new(false),
-            remote,
         }
     }
 
@@ -90,10 +103,20 @@ impl Link for StreamLink {
             let mut recv = self.recv.lock().await;
             Ok(recv.read(buffer).await?.unwrap_or(0))
         });
-        match read {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(0),
-            read => read,
+        match &read {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => return Ok(0),
+            // The other side may have been started again: it does not know this connection, which
+            // looks open for half a minute. The next stream gets another.
+            Err(error)
+                if error.kind() == io::ErrorKind::TimedOut
+                    && !self.is_heard.load(Ordering::Relaxed) =>
+            {
+                self.inner.open.give_up(self.endpoint, &self.shared);
+            }
+            Err(_) => {}
+            Ok(_) => self.is_heard.store(true, Ordering::Relaxed),
         }
+        read
     }
 
     fn write_all(&self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
@@ -146,51 +169,5 @@ impl Link for StreamLink {
 impl fmt::Debug for StreamLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamLink").finish_non_exhaustive()
-    }
-}
-
-/// A stream that the server reads and writes.
-pub struct IncomingStream {
-    send: SendStream,
-    recv: RecvStream,
-}
-
-impl IncomingStream {
-    pub(super) fn new((send, recv): (SendStream, RecvStream)) -> Self {
-        Self { send, recv }
-    }
-}
-
-impl AsyncRead for IncomingStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.recv), context, buffer)
-    }
-}
-
-impl AsyncWrite for IncomingStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(&mut self.send), context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), context)
-    }
-}
-
-impl fmt::Debug for IncomingStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("IncomingStream")
     }
 }

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iroh::{Endpoint, Watcher};
-
-use super::{Inner, paths, state_of};
+use super::{Inner, ReachState, paths, state_of};
 use crate::model::EndpointKey;
 use crate::transport::route::Route;
 
@@ -24,11 +22,15 @@ pub(super) async fn run(inner: Arc<Inner>, has_relays: bool) {
     let mut is_missing = false;
     while !inner.endpoint.is_closed() {
         tokio::time::sleep(LOOK).await;
-        if has_relays && relay.is_nudge_due(is_connected(&inner.endpoint), Instant::now()) {
+        let ReachState {
+            relay: answers,
+            problem,
+            ..
+        } = state_of(&inner.endpoint);
+        if has_relays && relay.is_nudge_due(answers.is_some(), Instant::now()) {
             tracing::debug!("no relay has answered for a while");
             inner.endpoint.network_change().await;
         }
-        let problem = state_of(&inner.endpoint).problem;
         match &problem {
             Some(why) if !is_missing => tracing::warn!("no relay answers: {why}"),
             None if is_missing => tracing::info!("a relay answers again"),
@@ -39,16 +41,11 @@ pub(super) async fn run(inner: Arc<Inner>, has_relays: bool) {
     }
 }
 
-fn is_connected(endpoint: &Endpoint) -> bool {
-    let relays = endpoint.home_relay_status().get();
-    relays.iter().any(|relay| relay.is_connected())
-}
-
 /// Logs each change of a way once.
 fn report(inner: &Inner, known: &mut HashMap<EndpointKey, Route>) {
     let mut routes = HashMap::new();
-    for (endpoint, connection) in inner.open.all() {
-        let Some(state) = paths::state(&connection) else {
+    for (endpoint, shared) in inner.open.all() {
+        let Some(state) = paths::state(&shared.connection) else {
             continue;
         };
         if known.get(&endpoint) != Some(&state.route) {

@@ -27,7 +27,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::Connection;
 use iroh::{Endpoint, EndpointAddr, EndpointId, Watcher};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -44,9 +43,8 @@ use accept::QUEUE;
 pub use accept::{IncomingCall, StreamAdmission};
 use certificates::PinnedCertificates;
 use known_endpoints::KnownEndpoints;
-pub use link::IncomingStream;
 use link::StreamLink;
-use open_connections::OpenConnections;
+use open_connections::{OpenConnections, SharedConnection};
 
 /// Threads that move packets.
 const WORKERS: usize = 2;
@@ -60,8 +58,19 @@ const CLOSE: Duration = Duration::from_millis(500);
 /// What a node needs to take part through NATs.
 #[derive(Clone, Debug)]
 pub struct ReachConfig {
-    /// The relays to be found by; none: only where a direct way needs none.
+    /// The relays to be found by; none: only at this host's own addresses.
     pub relays: Vec<RelayAccess>,
+}
+
+/// Where and how an endpoint is bound.
+#[derive(Clone, Debug)]
+pub struct EndpointPlace {
+    /// The UDP port that it gets if that is free, and the only address if one is named.
+    pub at: SocketAddr,
+    /// This host's addresses that others may reach, best first. Without a relay, they are told.
+    pub own: Vec<IpAddr>,
+    /// Others can call it.
+    pub accepts: bool,
 }
 
 /// What this node knows of its own place in the network.
@@ -126,28 +135,26 @@ impl Drop for ReachRuntime {
 }
 
 impl Reach {
-    /// Binds the endpoint whose key `seed` makes, at the UDP port of `at` if that is free, and at
-    /// no other address if `at` names one. Waits for nobody: whether a relay answers shows in
-    /// [`Reach::state`]. Others can call if it `accepts`.
+    /// Binds the endpoint whose key `seed` makes, at `place`. Waits for nobody: whether a relay
+    /// answers shows in [`Reach::state`].
     ///
     /// # Errors
     /// [`Error::Local`]: no UDP port can be bound, or no thread started.
     pub fn start(
         config: &ReachConfig,
         seed: &[u8; 32],
-        at: SocketAddr,
-        accepts: bool,
+        place: &EndpointPlace,
     ) -> Result<Arc<Self>, Error> {
         let failed = |why| Error::local("starting to reach others through NATs", why);
         let runtime = Arc::new(ReachRuntime::start().map_err(failed)?);
         let handle = runtime.handle().ok_or_else(stopped).map_err(failed)?;
         let certificates = Arc::new(PinnedCertificates::default());
         certificates.learn(config.relays.iter().map(|access| &access.relay));
-        let relays = &config.relays;
-        let bound = engine::bind(seed, relays, at, accepts, Arc::clone(&certificates));
+        let (relays, accepts) = (&config.relays, place.accepts);
+        let bound = engine::bind(seed, relays, place.at, accepts, Arc::clone(&certificates));
         let endpoint = handle.block_on(bound)?;
         let direct = match relays[..] {
-            [] => own_addresses(&endpoint),
+            [] => own_addresses(&endpoint, &place.own),
             _ => Vec::new(),
         };
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -209,7 +216,8 @@ impl Reach {
         }
     }
 
-    async fn connection(&self, to: &ReachAddress) -> io::Result<Connection> {
+    /// Returns a connection to `to`, and whether it was made just now.
+    async fn connection(&self, to: &ReachAddress) -> io::Result<(SharedConnection, bool)> {
         let id = EndpointId::from_bytes(to.endpoint.as_bytes()).map_err(io::Error::other)?;
         let urls = to.relays.iter().flat_map(engine::urls);
         let address = urls.fold(EndpointAddr::new(id), EndpointAddr::with_relay_url);
@@ -217,30 +225,30 @@ impl Reach {
         let address = direct.fold(address, EndpointAddr::with_ip_addr);
         let endpoint = &self.inner.endpoint;
         let connect = endpoint.connect(address, engine::ALPN);
-        let (connection, is_new) = self
-            .inner
-            .open
-            .get_or(to.endpoint, connect)
-            .await
-            .map_err(unreached)?;
+        let open = &self.inner.open;
+        let (shared, is_new) = open.get_or(to.endpoint, connect).await.map_err(unreached)?;
         if is_new {
-            let (inner, connection) = (Arc::clone(&self.inner), connection.clone());
-            tokio::spawn(async move { accept::serve(&inner, connection, None).await });
+            let (inner, shared) = (Arc::clone(&self.inner), shared.clone());
+            tokio::spawn(async move { accept::tend(&inner, &shared, None).await });
         }
-        Ok(connection)
+        Ok((shared, is_new))
     }
 
+    /// Opens a stream, on a new connection if the one that there is turns out to be closed.
     async fn open(&self, to: &ReachAddress, handle: &Handle) -> io::Result<StreamLink> {
-        let connection = self.connection(to).await?;
-        let by = Instant::now() + OPEN_STREAM;
-        let opened = timeout_at(by.into(), connection.open_bi()).await;
-        let Ok(Ok(stream)) = opened else {
-            self.inner.open.give_up(to.endpoint, &connection);
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        };
-        let remote = paths::direct_address(&connection);
-        let runtime = Arc::clone(&self.runtime);
-        Ok(StreamLink::new(runtime, handle.clone(), stream, remote))
+        loop {
+            let (shared, is_new) = self.connection(to).await?;
+            let by = Instant::now() + OPEN_STREAM;
+            match timeout_at(by.into(), shared.connection.open_bi()).await {
+                Ok(Ok(stream)) => {
+                    let threads = (Arc::clone(&self.runtime), handle.clone());
+                    let (inner, way) = (Arc::clone(&self.inner), (to.endpoint, shared));
+                    return Ok(StreamLink::new(threads, inner, way, stream));
+                }
+                _ if is_new => return Err(io::ErrorKind::ConnectionAborted.into()),
+                _ => self.inner.open.give_up(to.endpoint, &shared),
+            }
+        }
     }
 }
 
@@ -264,8 +272,8 @@ impl Dial for Reach {
     }
 
     fn route(&self, address: &Address) -> Option<RouteState> {
-        let connection = self.inner.open.get(address.as_reach()?.endpoint)?;
-        paths::state(&connection)
+        let shared = self.inner.open.get(address.as_reach()?.endpoint)?;
+        paths::state(&shared.connection)
     }
 }
 
@@ -279,16 +287,12 @@ impl fmt::Debug for Reach {
 fn state_of(endpoint: &Endpoint) -> ReachState {
     let relays = endpoint.home_relay_status().get();
     let connected = relays.iter().find(|relay| relay.is_connected());
-    let host = |relay: &iroh::endpoint::RelayStatus| {
-        let host = relay.url().host_str().unwrap_or_default();
-        host.trim_end_matches('.').to_owned()
-    };
     let problem = relays.iter().find_map(|relay| {
         let why = match (relay.auth_denied_reason(), relay.last_error()) {
             (Some(_), _) => "it refuses the token".to_owned(),
             (None, error) => error?.to_string(),
         };
-        Some(format!("{}: {why}", host(relay)))
+        Some(format!("{}: {why}", paths::host_of(relay.url())))
     });
     let report = endpoint.net_report().get();
     let public = report.iter().flat_map(|report| {
@@ -297,7 +301,7 @@ fn state_of(endpoint: &Endpoint) -> ReachState {
             .chain(report.global_v6.map(|address| address.to_string()))
     });
     ReachState {
-        relay: connected.map(host),
+        relay: connected.map(|relay| paths::host_of(relay.url())),
         problem: problem.filter(|_| connected.is_none()),
         udp: report.as_ref().map(|report| report.has_udp()),
         is_symmetric: report
@@ -307,31 +311,15 @@ fn state_of(endpoint: &Endpoint) -> ReachState {
     }
 }
 
-/// Returns the addresses of this host at which the endpoint can be called, those that most others
-/// can dial first.
-fn own_addresses(endpoint: &Endpoint) -> Vec<SocketAddr> {
-    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let mut ips: Vec<_> = interfaces
-        .iter()
-        .map(|interface| interface.ip())
-        .filter(|ip| !ip.is_loopback() && !is_link_local(*ip))
-        .collect();
-    ips.sort_by_key(|ip| matches!(ip, IpAddr::V4(v4) if v4.is_private()));
+/// Returns where the endpoint can be called at `ips`.
+fn own_addresses(endpoint: &Endpoint, ips: &[IpAddr]) -> Vec<SocketAddr> {
     let bound = endpoint.bound_sockets();
-    let addresses = ips.into_iter().filter_map(|ip| {
-        let socket = bound
-            .iter()
-            .find(|socket| socket.is_ipv4() == ip.is_ipv4())?;
-        Some(SocketAddr::new(ip, socket.port()))
+    let addresses = ips.iter().filter_map(|ip| {
+        let mut bound = bound.iter();
+        let socket = bound.find(|socket| socket.is_ipv4() == ip.is_ipv4())?;
+        Some(SocketAddr::new(*ip, socket.port()))
     });
     addresses.take(MAX_DIRECT).collect()
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
 }
 
 fn stopped() -> io::Error {

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use iroh::TransportAddr;
 use iroh::endpoint::{Connection, Path};
+use iroh::{RelayUrl, TransportAddr};
 
 use crate::transport::route::{Route, RouteState};
 
@@ -29,13 +29,15 @@ pub(super) fn state(connection: &Connection) -> Option<RouteState> {
 
 fn route(address: &TransportAddr) -> Route {
     match address {
-        TransportAddr::Relay(url) => {
-            let host = url.host_str().unwrap_or_default();
-            let host = host.trim_end_matches('.');
-            Route::Relayed(host.trim_matches(['[', ']']).to_owned())
-        }
+        TransportAddr::Relay(url) => Route::Relayed(host_of(url)),
         _ => Route::Direct,
     }
+}
+
+/// Returns the host of a relay for people.
+pub(super) fn host_of(relay: &RelayUrl) -> String {
+    let host = relay.host_str().unwrap_or_default().trim_end_matches('.');
+    host.trim_matches(['[', ']']).to_owned()
 }
 
 /// Returns the address of the other side, if the path in use is a direct one.

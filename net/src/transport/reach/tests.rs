@@ -1,16 +1,25 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::thread;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::model::CallSource;
+use crate::testing::eventually;
 use crate::transport::conformance::{FarEnd, Pair, link_conforms};
 
 fn endpoint(number: u8, accepts: bool) -> Arc<Reach> {
+    endpoint_at(number, (Ipv4Addr::UNSPECIFIED, 0).into(), accepts)
+}
+
+fn endpoint_at(number: u8, at: SocketAddr, accepts: bool) -> Arc<Reach> {
     let config = ReachConfig { relays: Vec::new() };
-    let at = (Ipv4Addr::UNSPECIFIED, 0).into();
-    Reach::start(&config, &[number; 32], at, accepts).unwrap()
+    let place = EndpointPlace {
+        at,
+        own: vec![Ipv4Addr::LOCALHOST.into()],
+        accepts,
+    };
+    Reach::start(&config, &[number; 32], &place).unwrap()
 }
 
 /// Where `reach` can be called from this host.
@@ -27,6 +36,11 @@ fn here(reach: &Reach) -> Address {
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
+}
+
+/// Runs `work` on the threads of `reach`.
+fn on<T>(reach: &Reach, work: impl Future<Output = T>) -> T {
+    reach.runtime.handle().unwrap().block_on(work)
 }
 
 /// Takes the next call to `reach` within the time of a test.
@@ -59,7 +73,7 @@ fn stream_carries_bytes_both_ways() {
 #[test]
 fn ten_lanes_share_one_connection_both_ways() {
     let (a, b) = (endpoint(3, true), endpoint(4, true));
-    let (mut to_a, mut to_b) = (a.take_calls().unwrap(), b.take_calls().unwrap());
+    let (mut calls_of_a, mut to_b) = (a.take_calls().unwrap(), b.take_calls().unwrap());
     let (at_a, at_b) = (here(&a), here(&b));
     let first = a.dial(&at_b, soon()).unwrap();
     first.write_all(b"x", soon()).unwrap();
@@ -72,27 +86,62 @@ fn ten_lanes_share_one_connection_both_ways() {
     let calls: Vec<_> = links.iter().map(|_| next(&b, &mut to_b)).collect();
     let member = CallSource::Member(key_of(a.inner.endpoint.id()));
     assert!(calls.iter().all(|call| call.source == member));
-    // The other side uses what is there.
+    // The other side makes no connection of its own.
+    let to_a = at_a.as_reach().unwrap();
+    let (_, is_new) = on(&b, b.connection(to_a)).unwrap();
+    assert!(!is_new);
     let back = b.dial(&at_a, soon()).unwrap();
     back.write_all(b"x", soon()).unwrap();
-    next(&a, &mut to_a);
-    let ids = |reach: &Reach, other: &Reach| {
-        let open = reach.inner.open.get(key_of(other.inner.endpoint.id()));
-        open.unwrap().stable_id()
-    };
-    assert_eq!(ids(&a, &b), {
-        let again = a.dial(&at_b, soon()).unwrap();
-        drop(again);
-        ids(&a, &b)
+    next(&a, &mut calls_of_a);
+}
+
+#[test]
+fn connection_without_streams_is_closed() {
+    let (a, b) = (endpoint(13, true), endpoint(14, true));
+    let mut calls = b.take_calls().unwrap();
+    let link = a.dial(&here(&b), soon()).unwrap();
+    link.write_all(b"x", soon()).unwrap();
+    let call = next(&b, &mut calls);
+    let [here, there] = [(&a, &b), (&b, &a)].map(|(from, to)| {
+        let key = key_of(to.inner.endpoint.id());
+        from.inner.open.get(key).unwrap()
     });
-    assert_eq!(
-        b.inner.endpoint.id(),
-        a.inner
-            .open
-            .get(key_of(b.inner.endpoint.id()))
-            .unwrap()
-            .remote_id()
+    drop((link, call));
+    let by = Instant::now() + Duration::from_secs(60);
+    let closed = async { timeout_at(by.into(), here.connection.closed()).await };
+    on(&a, closed).unwrap();
+    assert!(
+        Instant::now() < by,
+        "closed by an error, not for want of use"
     );
+    on(&b, there.connection.closed());
+}
+
+#[test]
+fn endpoint_that_was_started_again_is_found() {
+    let (a, b) = (endpoint(15, true), endpoint(16, true));
+    let mut calls = b.take_calls().unwrap();
+    let at = here(&b);
+    let link = a.dial(&at, soon()).unwrap();
+    link.write_all(b"x", soon()).unwrap();
+    drop(next(&b, &mut calls));
+    let port = at.as_reach().unwrap().direct[0].port();
+    // Its threads end without a word to anybody.
+    drop((b, calls));
+    let place = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    eventually("its port is free", || UdpSocket::bind(place).is_ok());
+    let again = endpoint_at(16, place, true);
+    let mut calls = again.take_calls().unwrap();
+    let arrives = |attempt: u32| {
+        let link = a.dial(&at, soon()).unwrap();
+        link.write_all(b"x", soon()).unwrap();
+        let patience = Instant::now() + Duration::from_millis(500);
+        let error = link.read(&mut [0; 1], patience).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "attempt {attempt}");
+    };
+    // The first stream goes to the connection that nobody knows any more.
+    (0..2).for_each(arrives);
+    next(&again, &mut calls);
 }
 
 #[test]
@@ -140,16 +189,6 @@ fn own_stop_ends_a_read_at_once() {
     a.stop();
     let _ = reading.join().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(3));
-}
-
-/// A stream's window must stay below what the engine can hold out of order: a larger one ends the
-/// whole connection under loss.
-#[test]
-fn stream_window_is_one_that_loss_does_not_break() {
-    const MAX_PIECES: u32 = 1024;
-    const MIN_PACKET: u32 = 1162;
-    let most = 2 * MAX_PIECES * MIN_PACKET;
-    assert!(engine::STREAM_WINDOW <= most);
 }
 
 /// The other end of a stream, with what has to live as long.
